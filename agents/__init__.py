@@ -1,0 +1,1 @@
+"""LangGraph agents: the LLM-driven steps and their prompts."""

@@ -1,0 +1,357 @@
+-- Result tables. One column a line: `name TYPE [NOT NULL], -- meaning`; `results/tables.py` reads this file.
+-- Every table except `runs` starts with the key columns run_id, variant and step; they are filled by the store.
+-- Types used: VARCHAR, BIGINT, INTEGER, DOUBLE, FLOAT, BOOLEAN, TIMESTAMP, JSON, BLOB, and lists of them (VARCHAR[]).
+
+-- One row a run.
+CREATE TABLE runs (
+  run_id VARCHAR NOT NULL,  -- time and name, unique in this file
+  name VARCHAR NOT NULL,  -- `name` of the spec
+  description VARCHAR,  -- `description` of the spec
+  status VARCHAR NOT NULL,  -- running, waiting (for a person), finished, partial (failed items), failed, interrupted
+  created TIMESTAMP NOT NULL,  -- start of the first attempt, UTC
+  finished TIMESTAMP,  -- end of the last attempt, UTC
+  profile VARCHAR,  -- 'embedded' where the spec runs small packaged models; NULL otherwise
+  spec_text VARCHAR NOT NULL,  -- the spec as written; enough to repeat the run
+  spec_sha256 VARCHAR NOT NULL,  -- of spec_text
+  spec_path VARCHAR,  -- where it was read
+  overrides JSON,  -- values given with --set
+  seed BIGINT,  -- seed of the run
+  device VARCHAR,  -- cpu, cuda, mps
+  versions JSON,  -- package versions that can change a result
+  git_commit VARCHAR,  -- commit of the spec's repository, with '+' when it had changes
+  seconds DOUBLE,  -- wall time of all attempts
+  error VARCHAR  -- why it failed
+);
+
+-- One row a variant of a sweep (one, named '', without a sweep).
+CREATE TABLE variants (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- name of the combination, such as 'k=20,seed=1'
+  step VARCHAR NOT NULL,  -- always ''
+  params JSON NOT NULL  -- the parameters of this combination
+);
+
+-- One row a step of a variant.
+CREATE TABLE run_steps (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  uses VARCHAR NOT NULL,  -- what it is, such as c2b.assess
+  version VARCHAR NOT NULL,  -- version of the step's code
+  artifact_key VARCHAR NOT NULL,  -- content key; folder below artifacts/
+  status VARCHAR NOT NULL,  -- done (ran now), cached (was there), failed, interrupted, waiting
+  started TIMESTAMP,  -- UTC
+  seconds DOUBLE,  -- wall time, 0 when cached
+  failed_items BIGINT,  -- items given up inside the step
+  rows JSON,  -- rows by results table
+  error VARCHAR  -- why it failed
+);
+
+-- One row a model of a variant.
+CREATE TABLE models (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- always ''
+  model VARCHAR NOT NULL,  -- name in the spec
+  kind VARCHAR NOT NULL,  -- chat, classifier, image-text encoder, sentence encoder
+  provider VARCHAR NOT NULL,  -- provider
+  identity JSON NOT NULL,  -- what entered the content keys
+  licence VARCHAR,  -- licence of packaged weights
+  note VARCHAR  -- size and honesty: what a reader must know of it
+);
+
+-- Packaged models and image sets that a run used.
+CREATE TABLE assets (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- always ''
+  step VARCHAR NOT NULL,  -- always ''
+  asset VARCHAR NOT NULL,  -- name in the registry
+  wanted VARCHAR NOT NULL,  -- name asked for; differs where a smaller one stood in
+  sha256 VARCHAR NOT NULL,  -- of the bytes
+  licence VARCHAR,  -- licence
+  attribution VARCHAR,  -- who made it
+  source VARCHAR  -- package it came from
+);
+
+-- Warnings and given-up items.
+CREATE TABLE messages (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  level VARCHAR NOT NULL,  -- warning, failed
+  item VARCHAR,  -- piece of work
+  text VARCHAR NOT NULL  -- what happened
+);
+
+-- One row a call of a language model.
+CREATE TABLE llm_calls (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  call_id VARCHAR NOT NULL,  -- unique
+  purpose VARCHAR NOT NULL,  -- what was asked, such as c2b.biases
+  item VARCHAR,  -- about what
+  provider VARCHAR NOT NULL,  -- provider
+  model VARCHAR NOT NULL,  -- model asked
+  cache_key VARCHAR NOT NULL,  -- key in the reply cache
+  cached BOOLEAN NOT NULL,  -- answered from the reply cache
+  attempts INTEGER NOT NULL,  -- requests sent, repairs and retries included
+  outcome VARCHAR NOT NULL,  -- ok, repaired, item (given up), run (no further calls)
+  finish_reason VARCHAR,  -- stop, length, ...
+  prompt_tokens BIGINT,  -- tokens read
+  completion_tokens BIGINT,  -- tokens written
+  cost DOUBLE,  -- in the currency of the price file; NULL where no price is known
+  ms DOUBLE,  -- wall time, waiting included
+  error VARCHAR,  -- last error
+  created TIMESTAMP NOT NULL  -- UTC
+);
+
+-- What went into an image index.
+CREATE TABLE corpus_source (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  source_id VARCHAR NOT NULL,  -- name of the source inside the corpus
+  kind VARCHAR NOT NULL,  -- folder, webdataset, parquet, packaged
+  fingerprint VARCHAR NOT NULL,  -- changes when the source's content changes
+  records BIGINT NOT NULL,  -- records seen
+  embedded BIGINT NOT NULL,  -- images in the index
+  unreadable BIGINT NOT NULL,  -- not decodable
+  captioned BIGINT NOT NULL,  -- with a caption of their own
+  problems JSON  -- counts by reason, and damaged shards
+);
+
+-- Quality of an image-text encoder measured on held-out data.
+CREATE TABLE encoder_score (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  head VARCHAR NOT NULL,  -- ridge, contrastive
+  dataset VARCHAR NOT NULL,  -- held-out set
+  metric VARCHAR NOT NULL,  -- recall@1, recall@5, accuracy
+  prompt VARCHAR,  -- text template, where there is one
+  value DOUBLE NOT NULL,  -- the score
+  n BIGINT NOT NULL,  -- images scored
+  low DOUBLE,  -- 95% Wilson interval, lower
+  high DOUBLE,  -- 95% Wilson interval, upper
+  chance DOUBLE  -- score of guessing
+);
+
+-- C2B stage 1: proposed bias attributes.
+CREATE TABLE c2b_attribute (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  resample INTEGER NOT NULL,  -- 0 at temperature 0, further draws for stability
+  target VARCHAR NOT NULL,  -- audited class
+  attribute VARCHAR NOT NULL,  -- as proposed
+  attribute_norm VARCHAR NOT NULL,  -- casefolded, trimmed
+  bias_values VARCHAR[] NOT NULL,  -- mutually exclusive values
+  source VARCHAR NOT NULL,  -- llm, include
+  status VARCHAR NOT NULL,  -- kept, dropped, failed
+  drop_reason VARCHAR  -- why
+);
+
+-- C2B stage 1: captions.
+CREATE TABLE c2b_caption (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  resample INTEGER NOT NULL,  -- as in c2b_attribute
+  caption_id VARCHAR NOT NULL,  -- unique in the step
+  target VARCHAR NOT NULL,  -- audited class
+  attribute VARCHAR,  -- NULL for neutral captions
+  value VARCHAR,  -- NULL for neutral captions
+  text VARCHAR NOT NULL,  -- the caption
+  is_neutral BOOLEAN NOT NULL,  -- no circumstance: baseline and sanity gate
+  status VARCHAR NOT NULL,  -- kept, dropped, failed
+  drop_reason VARCHAR  -- why
+);
+
+-- C2B stage 2: every retrieved candidate and what became of it.
+CREATE TABLE c2b_retrieval (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  caption_id VARCHAR NOT NULL,  -- query
+  rank INTEGER NOT NULL,  -- 0 = nearest
+  source_id VARCHAR NOT NULL,  -- source inside the corpus
+  uri VARCHAR NOT NULL,  -- image inside the source
+  row BIGINT,  -- row of the index
+  similarity DOUBLE,  -- cosine of caption and image
+  kept BOOLEAN NOT NULL,  -- in the group
+  reject_reason VARCHAR,  -- undecodable, small, large, duplicate, near_duplicate, other_value, ambiguous, irrelevant, surplus
+  duplicate_of VARCHAR  -- uri of the kept one
+);
+
+-- C2B stage 2: counts per group.
+CREATE TABLE c2b_retrieval_count (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR NOT NULL,  -- audited class
+  attribute VARCHAR,  -- NULL for neutral captions
+  value VARCHAR,  -- NULL for neutral captions
+  fetched BIGINT NOT NULL,  -- candidates
+  kept BIGINT NOT NULL,  -- in the group
+  rejected JSON NOT NULL,  -- counts by reason
+  mean_similarity DOUBLE  -- of the kept ones
+);
+
+-- C2B stage 3: one row for each unique image and target.
+CREATE TABLE c2b_prediction (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  source_id VARCHAR NOT NULL,  -- source inside the corpus
+  uri VARCHAR NOT NULL,  -- image inside the source
+  target VARCHAR NOT NULL,  -- class it was retrieved for
+  pred VARCHAR NOT NULL,  -- class the classifier said (task names; '(unmapped)' for labels outside the task)
+  correct BOOLEAN NOT NULL,  -- pred = target under the prediction rule
+  score DOUBLE,  -- probability (softmax) or logit (multilabel) of the target
+  rank_of_target INTEGER  -- 1 = first
+);
+
+-- C2B stage 3: which image stands in which group.
+CREATE TABLE c2b_member (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR NOT NULL,  -- audited class
+  attribute VARCHAR,  -- NULL for neutral images
+  value VARCHAR,  -- NULL for neutral images
+  caption_id VARCHAR,  -- caption that found it
+  source_id VARCHAR NOT NULL,  -- source inside the corpus
+  uri VARCHAR NOT NULL,  -- image inside the source
+  correct BOOLEAN NOT NULL,  -- as in c2b_prediction
+  similarity DOUBLE  -- cosine of caption and image
+);
+
+-- C2B stage 3: one row a group (target, attribute, value).
+CREATE TABLE c2b_group (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR NOT NULL,  -- audited class
+  attribute VARCHAR NOT NULL,  -- bias attribute
+  value VARCHAR NOT NULL,  -- bias value
+  n BIGINT NOT NULL,  -- images
+  k BIGINT NOT NULL,  -- correct ones
+  acc DOUBLE,  -- k / n
+  wilson_low DOUBLE,  -- 95% interval of acc
+  wilson_high DOUBLE,  -- 95% interval of acc
+  phi DOUBLE,  -- bias score: acc minus the mean acc of the other values; NULL where undefined
+  phi_low DOUBLE,  -- 95% MOVER interval of phi
+  phi_high DOUBLE,  -- 95% MOVER interval of phi
+  boot_low DOUBLE,  -- caption bootstrap interval, where a value has several captions
+  boot_high DOUBLE,  -- caption bootstrap interval
+  fisher_p DOUBLE,  -- Fisher exact, against the pooled other values
+  permutation_p DOUBLE,  -- permutation of labels, when switched on
+  q_value DOUBLE,  -- adjusted p that the verdict used
+  q_bh DOUBLE,  -- Benjamini-Hochberg
+  q_by DOUBLE,  -- Benjamini-Yekutieli
+  p_holm DOUBLE,  -- Holm
+  flag_point BOOLEAN,  -- |phi| > threshold in exact fractions (the paper's rule)
+  verdict VARCHAR NOT NULL,  -- favoured, disfavoured, no_evidence, insufficient_data, undefined, held_back
+  verdict_reason VARCHAR,  -- why it was held back or is undefined
+  min_detectable_gap DOUBLE,  -- smallest gap seen with 80% power at this size
+  phi_corrected DOUBLE,  -- corrected for wrong values among the retrieved, where precisions are known
+  target_precision DOUBLE,  -- estimated share of images that show the target
+  value_precision DOUBLE,  -- estimated share of images that show the value
+  target_check VARCHAR NOT NULL,  -- how the target was checked: none, contrast, verifier
+  mean_similarity DOUBLE  -- mean cosine of the group's captions and images
+);
+
+-- C2B stage 3: one row an attribute of a target.
+CREATE TABLE c2b_attribute_test (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR NOT NULL,  -- audited class
+  attribute VARCHAR NOT NULL,  -- bias attribute
+  m INTEGER NOT NULL,  -- non-empty values
+  n BIGINT NOT NULL,  -- images
+  chi2 DOUBLE,  -- homogeneity statistic, no continuity correction
+  chi2_p DOUBLE,  -- its p-value; 1 where all are right or all wrong
+  q_bh DOUBLE  -- Benjamini-Hochberg over the audit's attributes
+);
+
+-- C2B stage 3: the same value across targets (Cochran-Mantel-Haenszel).
+CREATE TABLE c2b_pooled_test (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  attribute VARCHAR NOT NULL,  -- bias attribute
+  value VARCHAR NOT NULL,  -- bias value
+  targets INTEGER NOT NULL,  -- strata
+  odds_ratio DOUBLE,  -- pooled odds ratio of being right
+  p DOUBLE,  -- without continuity correction
+  q_bh DOUBLE  -- Benjamini-Hochberg over the rows of this table
+);
+
+-- C2B sanity gate: accuracy on neutral captions.
+CREATE TABLE c2b_gate (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR,  -- NULL = all targets
+  n BIGINT NOT NULL,  -- images
+  k BIGINT NOT NULL,  -- correct ones
+  acc DOUBLE,  -- k / n
+  wilson_low DOUBLE,  -- 95% interval
+  wilson_high DOUBLE,  -- 95% interval
+  chance DOUBLE NOT NULL,  -- accuracy of guessing
+  passed BOOLEAN  -- lower limit above chance (all targets only)
+);
+
+-- C2B: example pictures for the report.
+CREATE TABLE c2b_example (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR NOT NULL,  -- audited class
+  attribute VARCHAR NOT NULL,  -- bias attribute
+  value VARCHAR NOT NULL,  -- bias value
+  source_id VARCHAR NOT NULL,  -- source inside the corpus
+  uri VARCHAR NOT NULL,  -- image inside the source
+  correct BOOLEAN NOT NULL,  -- classifier was right
+  pred VARCHAR NOT NULL,  -- what it said
+  similarity DOUBLE,  -- cosine of caption and image
+  thumbnail BLOB NOT NULL  -- JPEG, longest side 160 px
+);
+
+-- C2B stability over resamples of stage 1.
+CREATE TABLE c2b_stability (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR NOT NULL,  -- audited class
+  attribute VARCHAR NOT NULL,  -- bias attribute
+  value VARCHAR NOT NULL,  -- bias value
+  share_proposed DOUBLE,  -- share of resamples that proposed it
+  share_same_sign DOUBLE,  -- share with the same sign of phi
+  share_same_verdict DOUBLE,  -- share with the same verdict
+  jaccard DOUBLE  -- mean Jaccard index of the sets of findings between resamples (same in every row)
+);
+
+-- After the audit, where a corpus has hidden labels: how honest was it?
+CREATE TABLE c2b_truth (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR NOT NULL,  -- audited class
+  attribute VARCHAR NOT NULL,  -- bias attribute
+  value VARCHAR NOT NULL,  -- bias value
+  labelled BIGINT NOT NULL,  -- images of the group whose true label is known
+  true_target_precision DOUBLE,  -- share of them that show the target
+  true_n BIGINT NOT NULL,  -- labelled images that show the target
+  true_k BIGINT NOT NULL,  -- of these, classified right
+  true_acc DOUBLE,  -- true_k / true_n
+  true_low DOUBLE,  -- 95% Wilson interval
+  true_high DOUBLE,  -- 95% Wilson interval
+  true_phi DOUBLE,  -- bias score on true targets only
+  true_phi_low DOUBLE,  -- 95% MOVER interval
+  true_phi_high DOUBLE,  -- 95% MOVER interval
+  verdict VARCHAR NOT NULL,  -- of the audit
+  agreement VARCHAR NOT NULL  -- agrees, opposite, not_confirmed, missed, nothing_to_find, unknown
+);

@@ -1,0 +1,1 @@
+"""From a corpus to embeddings to ranked, filtered images."""

@@ -1,0 +1,1 @@
+"""Packaged models and images: registry, fetching, verification."""

@@ -1,0 +1,1 @@
+"""From a resolved spec to a plan to a LangGraph run."""

@@ -1,0 +1,1 @@
+"""Model handles: kinds, providers and safe loading."""

@@ -1,0 +1,164 @@
+"""Kinds of models, as the steps see them. Light: no torch here; the loaders live in the rooms beside this file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from runner.steps import ModelHandle
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from runner.context import StepContext
+
+    FloatArray = NDArray[np.float32]
+else:
+    FloatArray = Any
+
+
+# --- chat ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """An image inside a message: encoded bytes and media type; the bytes are what is sent and hashed."""
+
+    data: bytes
+    media_type: str = "image/jpeg"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One chat message; ``content`` is text, or text and images in the order they are shown."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str | tuple[str | ImagePart, ...]
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One question to a chat model.
+
+    ``schema``: JSON Schema of the reply, or None for free text. ``accept``: further check of the parsed reply (or of the
+    text); raises ``ValueError`` whose message is quoted to the model when it is asked again. ``sample``: index of the
+    draw, part of the cache key, so that repeated draws at temperature > 0 are cached apart. ``purpose`` and ``item`` name
+    the call in ``llm_calls`` and enter no key.
+    """
+
+    messages: tuple[Message, ...]
+    purpose: str
+    item: str = ""
+    schema: dict[str, Any] | None = None
+    schema_name: str = "reply"
+    temperature: float = 0.0
+    max_tokens: int = 1024
+    seed: int = 0
+    sample: int = 0
+    max_repairs: int = 2
+    accept: Callable[[Any], None] | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """``data``: the parsed JSON when a schema was given, else None. ``attempts`` counts requests sent (0 = cached)."""
+
+    text: str
+    data: Any
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    attempts: int
+    cached: bool
+    model: str
+
+
+class ChatModel(ModelHandle, ABC):
+    """A language model behind one client: bounded concurrency, retries, validation, reply cache, accounting."""
+
+    kind: ClassVar[str] = "chat"
+    name: str
+
+    @abstractmethod
+    async def complete(self, request: ChatRequest, ctx: StepContext) -> ChatReply:
+        """Answer. Raises ``EndpointError`` with scope ``item`` (give up this request) or ``run`` (stop asking)."""
+
+
+# --- vision ----------------------------------------------------------------------------------------------------------
+
+
+class ImageTextEncoder(ModelHandle, ABC):
+    """Images and texts in one space (the CLIP role). Embeddings are float32 [n, dim], unit L2 norm.
+
+    ``family`` names the training lineage (``openai-clip``, ``laion-clip``, ``embedded-mini``); ``identity`` is a string
+    that changes when weights or preprocessing change; ``logit_scale`` turns cosine into logits.
+    """
+
+    kind: ClassVar[str] = "image-text encoder"
+    name: str
+    family: str
+    identity: str
+    dim: int
+    logit_scale: float
+
+    @abstractmethod
+    def prepare(self, image: Image) -> FloatArray:
+        """Preprocess one RGB image to float32 [3, height, width]. Thread-safe."""
+
+    @abstractmethod
+    def encode_prepared(self, batch: FloatArray) -> FloatArray:
+        """Embed a batch float32 [n, 3, height, width] -> [n, dim]."""
+
+    @abstractmethod
+    def encode_texts(self, texts: Sequence[str]) -> FloatArray:
+        """Embed texts -> [n, dim]."""
+
+    def encode_images(self, images: Sequence[Image]) -> FloatArray:
+        """Embed RGB images -> [n, dim]."""
+        import numpy as np
+
+        if not images:
+            return np.zeros((0, self.dim), np.float32)
+        return self.encode_prepared(np.stack([self.prepare(image) for image in images]))
+
+
+class Classifier(ModelHandle, ABC):
+    """An image classifier under audit.
+
+    ``labels``: one name per output, in output order. ``head``: ``softmax`` (one of many) or ``multilabel`` (one logit per
+    label, positive when >= 0). ``identity`` is the SHA-256 of the weights with what else changes the output.
+    ``encoder_family`` is set for zero-shot models built on an image-text encoder.
+    """
+
+    kind: ClassVar[str] = "classifier"
+    name: str
+    identity: str
+    format: str
+    labels: tuple[str, ...]
+    head: Literal["softmax", "multilabel"]
+    encoder_family: str | None = None
+
+    @abstractmethod
+    def prepare(self, image: Image) -> FloatArray:
+        """Preprocess one RGB image to the model's input, without the batch axis. Thread-safe."""
+
+    @abstractmethod
+    def logits(self, batch: FloatArray) -> FloatArray:
+        """Scores before softmax or sigmoid, float32 [n, labels]."""
+
+
+class SentenceEncoder(ModelHandle, ABC):
+    """Texts to float32 [n, dim], unit L2 norm."""
+
+    kind: ClassVar[str] = "sentence encoder"
+    name: str
+    identity: str
+    dim: int
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Embed texts."""

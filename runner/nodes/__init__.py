@@ -1,0 +1,1 @@
+"""Model nodes: the numeric work, one room a method."""

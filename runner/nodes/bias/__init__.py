@@ -1,0 +1,1 @@
+"""Classifier bias audit (C2B): scores, statistics, assessment."""

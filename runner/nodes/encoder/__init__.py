@@ -1,0 +1,1 @@
+"""Training and scoring of the embedded mini image-text encoder."""
