@@ -1,0 +1,77 @@
+"""From scores, tests and doubts to one verdict per group. Pure numpy."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from runner.nodes.bias.scores import bias_scores, checked_counts, flag_exact
+from runner.nodes.bias.significance import pooled_others
+
+Verdict = Literal["favoured", "disfavoured", "no_evidence", "insufficient_data", "undefined", "held_back"]
+Threshold = float | str | Fraction | Decimal
+
+FINDINGS = ("favoured", "disfavoured")
+# A group this many robust standard deviations less similar to its captions than its siblings is not believed.
+SUSPICIOUS_Z = -2.0
+
+
+def verdicts(
+    correct: ArrayLike,
+    total: ArrayLike,
+    q: ArrayLike,
+    *,
+    threshold: Threshold = 0.05,
+    alpha: float = 0.05,
+    min_group_size: int = 10,
+    hold: ArrayLike | None = None,
+) -> NDArray[Any]:
+    """Verdict per value (array of str, [..., values]); the first that fits counts:
+
+    - ``undefined``: phi is undefined (empty group, or nothing to compare with);
+    - ``insufficient_data``: the group or the pooled others hold fewer than ``min_group_size`` images;
+    - ``favoured`` / ``disfavoured``: |phi| > ``threshold`` in exact fractions *and* the adjusted p-value ``q`` <= ``alpha``;
+      ``held_back`` instead where ``hold`` says that the images may not show what they should;
+    - ``no_evidence``: at this sample size; never "no bias".
+    """
+    k, n = checked_counts(correct, total)
+    _, n_others = pooled_others(k, n)
+    adjusted = np.asarray(q, np.float64)
+    finding = flag_exact(k, n, threshold) & (adjusted <= alpha)
+    held = finding & (np.zeros(n.shape, bool) if hold is None else np.asarray(hold, bool))
+    small = (n < min_group_size) | (n_others < min_group_size)
+    phi = bias_scores(k, n)
+    return np.select(
+        [np.isnan(phi), small, held, finding & (phi > 0), finding],
+        ["undefined", "insufficient_data", "held_back", "favoured", "disfavoured"],
+        "no_evidence",
+    )
+
+
+def point_verdicts(correct: ArrayLike, total: ArrayLike, threshold: Threshold = 0.05) -> NDArray[Any]:
+    """Verdicts by the paper's rule alone: |phi| strictly above ``threshold``, whatever the sample size."""
+    k, n = checked_counts(correct, total)
+    phi, flag = bias_scores(k, n), flag_exact(correct, total, threshold)
+    return np.select([np.isnan(phi), flag & (phi > 0), flag], ["undefined", "favoured", "disfavoured"], "no_evidence")
+
+
+def suspicious_holds(
+    correct: ArrayLike, total: ArrayLike, z: ArrayLike, threshold: Threshold = 0.05
+) -> NDArray[np.bool_]:
+    """Which findings rest on groups whose images may not show the target (similarity ``z`` < -2); all [attributes, values].
+
+    Held back are the suspicious groups where they are disfavoured, and other groups of the attribute where the gap vanishes
+    or turns once the suspicious ones are left out.
+    """
+    k, n = checked_counts(correct, total)
+    doubtful = np.asarray(z, np.float64) < SUSPICIOUS_Z
+    phi = bias_scores(k, n)
+    kept_k, kept_n = np.where(doubtful, 0, k), np.where(doubtful, 0, n)
+    without = bias_scores(kept_k, kept_n)
+    stands = flag_exact(kept_k, kept_n, threshold) & (np.sign(without) == np.sign(phi))
+    affected = doubtful.any(-1, keepdims=True)
+    return np.asarray((doubtful & (phi < 0)) | (affected & ~doubtful & ~stands))
