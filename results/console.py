@@ -1,0 +1,83 @@
+"""What a run found, for a terminal: the verdict table and the way to the report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from results.store import ResultsStore
+
+VERDICTS = """
+SELECT g.variant, g.step, g.target, g.attribute, g.value, g.n, g.k, g.acc, g.wilson_low, g.wilson_high, g.phi, g.phi_low,
+       g.phi_high, g.q_value, g.min_detectable_gap, g.verdict, g.verdict_reason, t.true_target_precision, t.true_n, t.true_acc, t.true_phi,
+       t.agreement
+FROM c2b_group g LEFT JOIN c2b_truth t USING (run_id, variant, target, attribute, value)
+WHERE g.run_id = $run
+ORDER BY g.variant, g.target, g.attribute, g.phi
+"""
+STYLES = {"disfavoured": "bold red", "favoured": "bold green", "held_back": "yellow", "no_evidence": "dim"}
+WORDS = {
+    "disfavoured": "worse",
+    "favoured": "better",
+    "no_evidence": "no evidence",
+    "held_back": "held back",
+    "insufficient_data": "too few images",
+    "undefined": "undefined",
+}
+
+
+def verdict_table(store: ResultsStore, run_id: str) -> RenderableType | None:
+    """The audit's groups as a table, worst first within each attribute; None where the run holds no audit."""
+    rows = store.query(VERDICTS, {"run": run_id}).to_pylist()
+    if not rows:
+        return None
+    from rich.table import Table
+
+    truth = any(row["agreement"] is not None for row in rows)
+    table = Table(title="Where the classifier is better or worse", title_justify="left", pad_edge=False)
+    for name in ("target", "attribute", "value"):
+        table.add_column(name, overflow="fold")
+    for name in ("n", "accuracy", "95 %", "bias", "95 %", "q", "gap seen from"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    if truth:
+        for name in ("truth: on target", "accuracy", "bias", "verdict"):
+            table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*_cells(row, truth), style=STYLES.get(row["verdict"], ""))
+    return table
+
+
+def _cells(row: dict[str, Any], truth: bool) -> list[str]:
+    cells = [row["target"], row["attribute"], row["value"], str(row["n"])]
+    cells += [_percent(row["acc"]), _interval(row["wilson_low"], row["wilson_high"])]
+    cells += [_points(row["phi"]), _interval(row["phi_low"], row["phi_high"], signed=True)]
+    cells += [
+        _number(row["q_value"]),
+        _points(row["min_detectable_gap"]).lstrip("+"),
+        WORDS.get(row["verdict"], row["verdict"]),
+    ]
+    if truth:
+        cells += [_percent(row["true_target_precision"]), _percent(row["true_acc"]), _points(row["true_phi"])]
+        cells += [row["agreement"] or ""]
+    return cells
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.0f} %"
+
+
+def _points(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:+.0f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+
+
+def _interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
+    if low is None or high is None:
+        return ""
+    return f"{100 * low:+.0f} to {100 * high:+.0f}" if signed else f"{100 * low:.0f} to {100 * high:.0f}"

@@ -1,0 +1,204 @@
+"""``runner audit``: from a model file and one sentence to a spec.
+
+``describe(request)`` returns the text of a spec that ``runner exec`` runs; nothing is loaded or run here. The spec is
+meant to be read, kept and edited, so it is written in the short form that a person would use.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runner.errors import UsageError
+
+PACKAGED_CORPUS = ("cifar10-test", "tuxpaint-stamps", "google-emoji", "fluent-3d", "openclipart")
+CAPTIONED_SETS = ("google-emoji", "fluent-3d", "tuxpaint-stamps", "openclipart")
+MANY_TARGETS = 20
+SCHEMA_LINE = "# yaml-language-server: $schema={schema}\n"
+
+
+@dataclass(frozen=True)
+class AuditRequest:
+    """What the user said on the command line; None = not said."""
+
+    model: str
+    task: str
+    classes: list[str] | None = None
+    targets: list[str] | None = None
+    corpus: list[str] = field(default_factory=list)
+    llm: str = "asset:chat-default"
+    llm_model: str | None = None
+    encoder: str = "embedded"
+    labels: list[str] | None = None
+    architecture: str | None = None
+    attributes: int = 4
+    k: int = 100
+    review: bool = False
+
+
+def describe(request: AuditRequest, folder: Path) -> tuple[str, str]:
+    """Name and text of the spec for ``request``, with paths relative to ``folder`` where the spec will stand.
+
+    Raises ``UsageError`` where something that only the user can know is missing.
+    """
+    labels = request.labels or model_labels(request.model)
+    classes = request.classes or labels
+    if not classes:
+        raise UsageError(
+            f"{request.model} does not say which classes it tells apart",
+            hint="name them in the model's order: --classes cat,dog,...",
+        )
+    targets = choose_targets(classes, request.targets)
+    name = "audit-" + slug(Path(request.model.removeprefix("asset:")).stem)
+    return name, _text(name, request, labels, classes, targets, folder)
+
+
+def model_labels(model: str) -> list[str] | None:
+    """Class names from a Hugging Face folder's ``config.json`` (``id2label`` in index order); None where there are none."""
+    config = Path(model, "config.json")
+    if not config.is_file():
+        return None
+    try:
+        names = json.loads(config.read_text("utf8")).get("id2label") or {}
+        return [str(names[key]) for key in sorted(names, key=int)] or None
+    except (ValueError, AttributeError) as error:
+        raise UsageError(f"{config}: not a model configuration ({error})") from error
+
+
+def choose_targets(classes: list[str], wanted: list[str] | None) -> list[str] | None:
+    """The classes to audit; None = all. Refuses to spend hours without being asked."""
+    if wanted == ["all"]:
+        return None
+    if wanted:
+        unknown = [name for name in wanted if name not in classes]
+        if unknown:
+            raise UsageError(
+                f"--targets: not among the classes: {', '.join(unknown)}", hint=f"classes: {', '.join(classes[:20])}"
+            )
+        return wanted
+    if len(classes) > MANY_TARGETS:
+        raise UsageError(
+            f"the model tells {len(classes)} classes apart; auditing each would take long",
+            hint="name those that matter (--targets cat,dog) or say --targets all",
+        )
+    return None
+
+
+def slug(text: str) -> str:
+    """Lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "model"
+
+
+def corpus_source(text: str, folder: Path) -> dict[str, str]:
+    """A source of images as the spec writes it: a packaged set, a folder, tar shards, Parquet files."""
+    if text.startswith("packaged:"):
+        return {"packaged": text.removeprefix("packaged:")}
+    path = _relative(text, folder)
+    if text.endswith(".tar"):
+        return {"webdataset": path}
+    if text.endswith(".parquet"):
+        return {"parquet": path}
+    if not Path(text).is_dir():
+        raise UsageError(
+            f"--corpus: no such folder: {text}",
+            hint="a folder of pictures, 'shards/*.tar', 'files/*.parquet' or packaged:NAME",
+        )
+    return {"folder": path}
+
+
+def _relative(text: str, folder: Path) -> str:
+    path = Path(text).expanduser().absolute()
+    try:
+        return "./" + path.relative_to(folder.absolute()).as_posix()
+    except ValueError:
+        return str(path)
+
+
+def _subject(request: AuditRequest, labels: list[str] | None, folder: Path) -> dict[str, Any]:
+    path = request.model if request.model.startswith("asset:") else _relative(request.model, folder)
+    if Path(request.model).is_dir():
+        return {"provider": "huggingface", "path": path}
+    subject: dict[str, Any] = {"provider": "file", "path": path}
+    if request.architecture:
+        subject["architecture"] = request.architecture
+    if labels or request.classes:
+        subject["labels"] = labels or request.classes
+    return subject
+
+
+def _chat(request: AuditRequest, folder: Path) -> dict[str, Any]:
+    if request.llm.startswith(("http://", "https://")):
+        if not request.llm_model:
+            raise UsageError("--llm URL needs the name of a model there", hint="--llm-model Qwen/Qwen3-8B")
+        return {"provider": "openai", "model": request.llm_model, "base_url": request.llm}
+    model = request.llm if request.llm.startswith("asset:") else _relative(request.llm, folder)
+    return {"provider": "llamacpp", "model": model}
+
+
+def _encoder(request: AuditRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The encoder's entry of ``models:`` and the steps that it needs."""
+    if request.encoder == "embedded":
+        corpus = [{"packaged": name} for name in CAPTIONED_SETS]
+        return {"provider": "embedded_mini", "head": "$head.head"}, {
+            "head": {"uses": "encoder.fit_mini", "corpus": corpus}
+        }
+    name, _, weights = request.encoder.partition("/")
+    if not weights:
+        raise UsageError("--encoder: write NAME/WEIGHTS, such as ViT-B-32/laion2b_s34b_b79k, or 'embedded'")
+    return {"provider": "open_clip", "name": name, "weights": weights}, {}
+
+
+def _text(
+    name: str,
+    request: AuditRequest,
+    labels: list[str] | None,
+    classes: list[str],
+    targets: list[str] | None,
+    folder: Path,
+) -> str:
+    encoder, steps = _encoder(request)
+    corpus = [corpus_source(text, folder) for text in request.corpus] or [{"packaged": n} for n in PACKAGED_CORPUS]
+    propose: dict[str, Any] = {"uses": "c2b.propose", "llm": "$llm", "task": request.task, "classes": classes}
+    if targets:
+        propose["targets"] = targets
+    propose["max_attributes"] = request.attributes
+    if request.review:
+        propose["review"] = True
+    steps |= {
+        "index": {"uses": "retrieval.index", "encoder": "$encoder", "corpus": corpus},
+        "biases": propose,
+        "captions": {"uses": "c2b.caption", "llm": "$llm", "biases": "$biases"},
+        "images": {
+            "uses": "retrieval.search",
+            "encoder": "$encoder",
+            "corpus": "$index",
+            "queries": "$captions",
+            "k": request.k,
+        },
+        "verdict": {"uses": "c2b.assess", "classifier": "$subject", "images": "$images"},
+    }
+    head: dict[str, Any] = {"name": name, "description": f"Where does this classifier fail? {request.task}"}
+    if request.encoder == "embedded" or request.llm.startswith("asset:"):
+        head["profile"] = "embedded"
+    models = {"llm": _chat(request, folder), "encoder": encoder, "subject": _subject(request, labels, folder)}
+    return "\n".join(
+        [_block(head), "models:", _entries(models), "steps:", _entries(steps), "results: out/results.duckdb", ""]
+    )
+
+
+def _block(values: dict[str, Any]) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000).rstrip()
+
+
+def _entries(values: dict[str, dict[str, Any]]) -> str:
+    """One entry a line, in flow style; long ones are left to the reader's editor to fold."""
+    lines = [
+        f"  {key}: {yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6).rstrip()}"
+        for key, value in values.items()
+    ]
+    return "\n".join(lines)
