@@ -19,7 +19,14 @@ from runner.nodes.bias.significance import (
     pooled_others,
 )
 from runner.nodes.bias.uncertainty import caption_bootstrap, min_detectable_gap, mover_interval
-from runner.nodes.bias.verdicts import FINDINGS, Verdict, point_verdicts, suspicious_holds, verdicts
+from runner.nodes.bias.verdicts import (
+    FINDINGS,
+    Verdict,
+    contaminated_holds,
+    point_verdicts,
+    suspicious_holds,
+    verdicts,
+)
 from runner.nodes.intervals import wilson_interval
 
 __all__ = [
@@ -31,6 +38,7 @@ __all__ = [
     "caption_bootstrap",
     "chi_square_homogeneity",
     "cochran_mantel_haenszel",
+    "contaminated_holds",
     "contamination_gap",
     "corrected_gap",
     "fisher_value_tests",

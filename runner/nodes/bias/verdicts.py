@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runner.nodes.bias.scores import bias_scores, checked_counts, flag_exact
-from runner.nodes.bias.significance import pooled_others
+from runner.nodes.bias.significance import fisher_value_tests, pooled_others
 
 Verdict = Literal["favoured", "disfavoured", "no_evidence", "insufficient_data", "undefined", "held_back"]
 Threshold = float | str | Fraction | Decimal
@@ -75,3 +75,25 @@ def suspicious_holds(
     stands = flag_exact(kept_k, kept_n, threshold) & (np.sign(without) == np.sign(phi))
     affected = doubtful.any(-1, keepdims=True)
     return np.asarray((doubtful & (phi < 0)) | (affected & ~doubtful & ~stands))
+
+
+def contaminated_holds(
+    correct: ArrayLike,
+    total: ArrayLike,
+    target_precision: ArrayLike,
+    *,
+    threshold: Threshold = 0.05,
+    alpha: float = 0.05,
+) -> NDArray[np.bool_]:
+    """Which gaps do not survive when only the images that show the target are counted; all [..., values].
+
+    ``target_precision`` q: measured share of a group's images that show the target; NaN counts as 1. About q n images show
+    it, and all right answers are taken to lie among them (a picture of something else called the target is rare). A gap
+    stands if it is still above ``threshold`` with an unadjusted Fisher p <= ``alpha`` and has kept its sign.
+    """
+    k, n = checked_counts(correct, total)
+    q = np.nan_to_num(np.asarray(target_precision, np.float64), nan=1.0)
+    shown = np.clip(np.rint(q * n).astype(np.int64), k, n)
+    stands = flag_exact(k, shown, threshold) & (fisher_value_tests(k, shown) <= alpha)
+    stands &= np.sign(bias_scores(k, shown)) == np.sign(bias_scores(k, n))
+    return np.asarray(~stands & (shown < n).any(-1, keepdims=True))

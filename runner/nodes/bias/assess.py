@@ -1,0 +1,232 @@
+"""From counted groups to the rows of the audit: groups, attributes, and values pooled over targets. Pure, no I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.nodes.bias.grid import Grid, GroupCounts, make_grid
+from runner.nodes.bias.naming import normalised, seed_of
+from runner.nodes.bias.scores import accuracies, bias_scores, flag_exact
+from runner.nodes.bias.statistics import (
+    FINDINGS,
+    adjust,
+    adjust_within,
+    caption_bootstrap,
+    chi_square_homogeneity,
+    cochran_mantel_haenszel,
+    contaminated_holds,
+    corrected_gap,
+    fisher_value_tests,
+    min_detectable_gap,
+    mover_interval,
+    permutation_test,
+    point_verdicts,
+    pooled_others,
+    robust_z,
+    suspicious_holds,
+    verdicts,
+    wilson_interval,
+)
+
+FloatArray = NDArray[np.float64]
+Row = dict[str, Any]
+FdrMethod = Literal["bh", "by", "holm", "none"]
+FdrScope = Literal["audit", "target", "attribute"]
+TargetCheck = Literal["none", "contrast", "verifier"]
+
+_REASONS = {
+    "undefined": "no images, or no other value to compare with",
+    "insufficient_data": "fewer than {minimum} images here or in the other values together",
+}
+_HELD = "its images resemble their captions much less than those of the other values: they may not show the target"
+_HELD_CHECKED = "the gap vanishes once images that do not show the target are left out"
+_CAPTIONS_DISAGREE = "its captions disagree: resampling them, the score may as well be zero"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How counts become verdicts. ``paper_mode``: the published rule alone (|phi| > threshold, no tests, no minimum)."""
+
+    threshold: float = 0.05
+    alpha: float = 0.05
+    min_group_size: int = 10
+    fdr: FdrMethod = "bh"
+    fdr_scope: FdrScope = "audit"
+    confidence: float = 0.95
+    permutation: int = 0
+    paper_mode: bool = False
+    target_check: TargetCheck = "none"
+    seed: int = 0
+
+
+class Assessment(NamedTuple):
+    """Rows of ``c2b_group``, ``c2b_attribute_test`` and ``c2b_pooled_test``."""
+
+    groups: list[Row]
+    tests: list[Row]
+    pooled: list[Row]
+
+
+def assess_groups(groups: Iterable[GroupCounts], rules: Rules) -> Assessment:
+    """Score, test and judge all groups of an audit. The order of the groups changes nothing."""
+    grid = make_grid(groups)
+    if not grid.groups:
+        return Assessment([], [], [])
+    columns = _group_columns(grid, rules)
+    rows = [
+        {**grid.groups[i].name._asdict(), **{name: _plain(values[i]) for name, values in columns.items()}}
+        for i in range(len(grid.groups))
+    ]
+    return Assessment(rows, _attribute_rows(grid), _pooled_rows(grid))
+
+
+def _group_columns(grid: Grid, rules: Rules) -> dict[str, NDArray[Any]]:
+    k, n = grid.k, grid.n
+    k_others, n_others = pooled_others(k, n)
+    cells: dict[str, NDArray[Any]] = {"n": n, "k": k, "acc": accuracies(k, n), "phi": bias_scores(k, n)}
+    cells["wilson_low"], cells["wilson_high"] = wilson_interval(k, n, rules.confidence)
+    cells["phi_low"], cells["phi_high"] = mover_interval(k, n, rules.confidence)
+    cells["flag_point"] = flag_exact(k, n, rules.threshold)
+    cells["fisher_p"] = fisher_value_tests(k, n)
+    cells["boot_low"], cells["boot_high"] = _bootstraps(grid, rules)
+    cells["permutation_p"] = _permutations(grid, rules)
+    others_acc = np.divide(k_others, n_others, out=np.full(k.shape, np.nan), where=n_others > 0)
+    columns = {name: grid.gather(values) for name, values in cells.items()}
+    columns |= _adjusted(grid, columns["permutation_p" if rules.permutation else "fisher_p"], rules)
+    tests = 1 if rules.fdr == "none" else int((~np.isnan(columns["fisher_p"])).sum())
+    gap = min_detectable_gap(n, n_others, others_acc, alpha=rules.alpha, tests=tests)
+    columns["min_detectable_gap"] = grid.gather(gap)
+    columns |= _checked_columns(grid, rules)
+    columns["verdict"], columns["verdict_reason"] = _judged(grid, columns, rules)
+    return columns
+
+
+def _adjusted(grid: Grid, p: FloatArray, rules: Rules) -> dict[str, NDArray[Any]]:
+    """Adjusted p-values within each family of tests; a family is the audit, a target or an attribute."""
+    families = {
+        "audit": np.zeros(len(p), np.int64),
+        "target": np.array([g.name.target for g in grid.groups]),
+        "attribute": grid.row,
+    }[rules.fdr_scope]
+    q = {method: adjust_within(p, families, method) for method in ("bh", "by", "holm")}
+    chosen = p if rules.fdr == "none" else q[rules.fdr]
+    return {"q_value": chosen, "q_bh": q["bh"], "q_by": q["by"], "p_holm": q["holm"]}
+
+
+def _checked_columns(grid: Grid, rules: Rules) -> dict[str, NDArray[Any]]:
+    value_precision = grid.spread([g.checked.value for g in grid.groups])
+    phi = bias_scores(grid.k, grid.n)
+    pairs = (grid.n > 0).sum(1) == 2
+    # With two values the other one's precision is the row's sum minus the own.
+    other = np.nansum(np.where(grid.n > 0, value_precision, 0), 1, keepdims=True) - value_precision
+    corrected = np.where(pairs[:, None], corrected_gap(phi, value_precision, other), np.nan)
+    target_precision = np.array([g.checked.target for g in grid.groups])
+    checks = np.where(np.isnan(target_precision), rules.target_check, "verifier")
+    return {
+        "phi_corrected": grid.gather(corrected),
+        "target_precision": target_precision,
+        "value_precision": np.array([g.checked.value for g in grid.groups]),
+        "target_check": checks.astype(object),
+        "mean_similarity": np.array([g.mean_similarity for g in grid.groups]),
+    }
+
+
+def _judged(grid: Grid, columns: Mapping[str, NDArray[Any]], rules: Rules) -> tuple[NDArray[Any], NDArray[Any]]:
+    k, n = grid.k, grid.n
+    if rules.paper_mode:
+        found = grid.gather(point_verdicts(k, n, rules.threshold)).astype(object)
+        return found, np.array([_REASONS["undefined"] if v == "undefined" else None for v in found], object)
+    precision = grid.spread(columns["target_precision"])
+    checked = ~np.isnan(precision) | (n == 0)
+    suspicious = suspicious_holds(k, n, robust_z(grid.spread(columns["mean_similarity"])), rules.threshold)
+    suspicious &= ~checked.all(1, keepdims=True)
+    contaminated = contaminated_holds(k, n, precision, threshold=rules.threshold, alpha=rules.alpha)
+    q = grid.spread(columns["q_value"])
+    found = grid.gather(
+        verdicts(
+            k, n, q,
+            threshold=rules.threshold, alpha=rules.alpha, min_group_size=rules.min_group_size,
+            hold=suspicious | contaminated,
+        )
+    ).astype(object)  # fmt: skip
+    reasons = np.array([_REASONS.get(v, "").format(minimum=rules.min_group_size) or None for v in found], object)
+    held = found == "held_back"
+    reasons[held] = np.where(grid.gather(contaminated)[held], _HELD_CHECKED, _HELD)
+    disagree = np.isin(found, FINDINGS) & (columns["boot_low"] <= 0) & (columns["boot_high"] >= 0)
+    found[disagree], reasons[disagree] = "no_evidence", _CAPTIONS_DISAGREE
+    return found, reasons
+
+
+def _bootstraps(grid: Grid, rules: Rules) -> tuple[FloatArray, FloatArray]:
+    low, high = np.full(grid.shape, np.nan), np.full(grid.shape, np.nan)
+    for row, members in _by_attribute(grid):
+        if all(len(g.captions) < 2 for g in members):
+            continue
+        counts = [np.array(g.captions, np.int64).reshape(-1, 2) for g in members]
+        seed = seed_of(rules.seed, "captions", *grid.attributes[row])
+        ends = caption_bootstrap(
+            [c[:, 0] for c in counts], [c[:, 1] for c in counts], confidence=rules.confidence, seed=seed
+        )
+        low[row, : len(members)], high[row, : len(members)] = ends
+    return low, high
+
+
+def _permutations(grid: Grid, rules: Rules) -> FloatArray:
+    p = np.full(grid.shape, np.nan)
+    if rules.permutation:
+        for row, name in enumerate(grid.attributes):
+            seed = seed_of(rules.seed, "permutation", *name)
+            p[row] = permutation_test(grid.k[row], grid.n[row], permutations=rules.permutation, seed=seed)
+    return p
+
+
+def _by_attribute(grid: Grid) -> Iterable[tuple[int, list[GroupCounts]]]:
+    members: list[list[GroupCounts]] = [[] for _ in grid.attributes]
+    for group, row in zip(grid.groups, grid.row, strict=True):
+        members[row].append(group)
+    return enumerate(members)
+
+
+def _attribute_rows(grid: Grid) -> list[Row]:
+    statistic, p = chi_square_homogeneity(grid.k, grid.n)
+    q = adjust(p, "bh")
+    return [
+        {
+            "target": target, "attribute": attribute,
+            "m": int((grid.n[i] > 0).sum()), "n": int(grid.n[i].sum()),
+            "chi2": _plain(statistic[i]), "chi2_p": _plain(p[i]), "q_bh": _plain(q[i]),
+        }
+        for i, (target, attribute) in enumerate(grid.attributes)
+    ]  # fmt: skip
+
+
+def _pooled_rows(grid: Grid) -> list[Row]:
+    """Values that several targets share by name (case and spacing aside): the same circumstance, whatever the class."""
+    k_others, n_others = (grid.gather(cells) for cells in pooled_others(grid.k, grid.n))
+    shared: dict[tuple[str, str], list[int]] = {}
+    for i, group in enumerate(grid.groups):
+        shared.setdefault((normalised(group.name.attribute), normalised(group.name.value)), []).append(i)
+    rows: list[Row] = []
+    for (attribute, value), places in sorted(shared.items()):
+        own = [grid.groups[i] for i in places]
+        ratio, p, strata = cochran_mantel_haenszel(
+            [g.k for g in own], [g.n for g in own], k_others[places], n_others[places]
+        )
+        if strata > 1:
+            name = {"attribute": attribute, "value": value, "targets": strata}
+            rows.append({**name, "odds_ratio": _plain(ratio), "p": p})
+    for row, q in zip(rows, adjust([row["p"] for row in rows], "bh"), strict=True):
+        row["q_bh"] = float(q)
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """A Python scalar for a row; NaN and infinity, which SQL compares badly, become None."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

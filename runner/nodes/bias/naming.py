@@ -1,0 +1,18 @@
+"""Names as people mean them: equality whatever case, spacing and underscores; seeds that follow names, not positions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+
+
+def normalised(name: str) -> str:
+    """Casefolded, compatibility forms unified, underscores as spaces, spaces collapsed."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
+
+
+def seed_of(*parts: object) -> int:
+    """A seed in [0, 2^63) that depends on ``parts`` alone, so that reordering work changes no random number."""
+    digest = hashlib.sha256(json.dumps(parts, default=str).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
