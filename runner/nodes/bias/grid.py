@@ -28,6 +28,9 @@ class CheckedShares(NamedTuple):
     value: float
 
 
+NOT_CHECKED = CheckedShares(float("nan"), float("nan"))
+
+
 @dataclass(frozen=True)
 class GroupCounts:
     """What was seen in one group: per caption (right, images), the mean similarity, and checked shares if any."""
@@ -35,7 +38,7 @@ class GroupCounts:
     name: GroupName
     captions: tuple[tuple[int, int], ...]
     mean_similarity: float = float("nan")
-    checked: CheckedShares = CheckedShares(float("nan"), float("nan"))
+    checked: CheckedShares = NOT_CHECKED
 
     @property
     def k(self) -> int:
