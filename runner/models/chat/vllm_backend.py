@@ -1,0 +1,106 @@
+"""vLLM inside this process: its own scheduler batches, its own grammar engine enforces schemas.
+
+vLLM pins other versions of torch and transformers than most, so it lives in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from runner.errors import AssetError, ModelRefused
+from runner.models.chat.batching import Batcher
+from runner.models.chat.wire import Payload, RawReply, SendFailed, text_messages
+
+_HINT = "pip install 'vlm-runner[vllm]' in an environment of its own, or serve the model and use provider: openai"
+
+
+class VllmBackend:
+    """One model. ``engine`` options go to ``vllm.LLM``; loaded on the first question."""
+
+    def __init__(self, model: str, *, batch_size: int = 64, **engine: Any) -> None:
+        import_vllm()
+        self._model_name, self._engine = model, engine
+        self._batcher = Batcher(self._generate, batch_size, "vllm-chat")
+        self._llm: Any = None
+
+    async def send(self, payload: Payload) -> RawReply:
+        """One generation, together with others asked for at the same time."""
+        return await self._batcher.ask(payload)
+
+    def close(self) -> None:
+        """Finish what was asked for, then free the weights."""
+        self._batcher.close()
+        self._llm = None
+
+    def _generate(self, payloads: Sequence[Payload]) -> list[RawReply | SendFailed]:
+        if self._llm is None:
+            self._llm = load(self._model_name, self._engine)
+        answers: list[RawReply | SendFailed] = []
+        readable: list[tuple[int, list[dict[str, str]]]] = []
+        for place, payload in enumerate(payloads):
+            try:
+                readable.append((place, text_messages(payload.messages, self._model_name)))
+                answers.append(SendFailed(f"{self._model_name} gave no reply", scope="retry"))
+            except SendFailed as failure:
+                answers.append(failure)
+        try:
+            outputs = self._chat([m for _, m in readable], [payloads[place] for place, _ in readable])
+        except ValueError as error:
+            outputs = []
+            answers = self._one_by_one(payloads, error)
+        for (place, _), output in zip(readable, outputs, strict=False):
+            answers[place] = self._reply(output)
+        return answers
+
+    def _one_by_one(self, payloads: Sequence[Payload], error: ValueError) -> list[RawReply | SendFailed]:
+        """A batch was refused for one of its questions: find out which."""
+        if len(payloads) == 1:
+            return [SendFailed(f"{self._model_name}: {error}", scope="item")]
+        return [answer for payload in payloads for answer in self._generate([payload])]
+
+    def _chat(self, messages: list[list[dict[str, str]]], payloads: Sequence[Payload]) -> list[Any]:
+        if not messages:
+            return []
+        outputs: list[Any] = self._llm.chat(messages, [sampling(p) for p in payloads], use_tqdm=False)
+        return outputs
+
+    def _reply(self, output: Any) -> RawReply:
+        first = output.outputs[0]
+        finish = str(first.finish_reason or "stop")
+        return RawReply(first.text, finish, self._model_name, len(output.prompt_token_ids), len(first.token_ids))
+
+
+def import_vllm() -> Any:
+    """The vLLM module. Raises ``AssetError`` with what to install."""
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine stays in this process
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    try:
+        import vllm
+    except ImportError as error:
+        raise AssetError(f"vLLM is not installed here ({error})", hint=_HINT) from error
+    return vllm
+
+
+def load(model: str, engine: dict[str, Any]) -> Any:
+    """A ``vllm.LLM`` that reads safetensors only and runs no code of the model's. Raises ``ModelRefused``."""
+    vllm = import_vllm()
+    try:
+        return vllm.LLM(model=model, load_format="safetensors", trust_remote_code=False, **engine)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelRefused(f"{model} cannot be loaded by vLLM: {error}") from error
+
+
+def sampling(payload: Payload) -> Any:
+    """vLLM's sampling parameters for one question."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    structured = StructuredOutputsParams(json=payload.schema) if payload.schema is not None else None
+    return SamplingParams(
+        temperature=payload.temperature,
+        max_tokens=payload.max_tokens,
+        seed=payload.seed,
+        structured_outputs=structured,
+    )
