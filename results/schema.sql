@@ -1,6 +1,14 @@
 -- Result tables. One column a line: `name TYPE [NOT NULL], -- meaning`; `results/tables.py` reads this file.
--- Every table except `runs` starts with the key columns run_id, variant and step; they are filled by the store.
+-- Every table except `meta` and `runs` starts with the key columns run_id, variant and step; they are filled by the store.
 -- Types used: VARCHAR, BIGINT, INTEGER, DOUBLE, FLOAT, BOOLEAN, TIMESTAMP, JSON, BLOB, and lists of them (VARCHAR[]).
+
+-- About this file; one row.
+CREATE TABLE meta (
+  schema_version INTEGER NOT NULL,  -- raised when a change is more than a new table, column or view
+  schema_sha256 VARCHAR NOT NULL,  -- of the tables and views that this file was last brought up to
+  generation BIGINT NOT NULL,  -- number of commits so far; the file beside the database holds the same number
+  created TIMESTAMP NOT NULL  -- when the file was made, UTC
+);
 
 -- One row a run.
 CREATE TABLE runs (

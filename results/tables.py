@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KEY_COLUMNS = ("run_id", "variant", "step")
+SCHEMA_VERSION = 1
+STORE_TABLES = ("meta",)
+RUN_TABLES = ("runs", "variants", "run_steps", "models", "assets", "messages", "llm_calls")
 
 _TABLE = re.compile(r"((?:^--[^\n]*\n)*)^CREATE TABLE (\w+) \(\n(.*?)^\);", re.MULTILINE | re.DOTALL)
 _COLUMN = re.compile(r"^  (\w+) ([A-Z]+(?:\[\])?)( NOT NULL)?,?  -- (.+)$")
@@ -57,6 +60,11 @@ def tables() -> dict[str, TableDefinition]:
         columns = tuple(_column(name, line) for line in body.splitlines() if line.strip())
         found[name] = TableDefinition(name, comment.replace("-- ", "").strip(), columns)
     return found
+
+
+def step_tables() -> dict[str, TableDefinition]:
+    """The tables that steps fill: all but those about the file and about the run."""
+    return {name: table for name, table in tables().items() if name not in (*STORE_TABLES, *RUN_TABLES)}
 
 
 def _column(table: str, line: str) -> Column:

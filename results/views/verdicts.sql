@@ -1,0 +1,11 @@
+-- C2B: every group with its verdict, the captions that found its images, and what hidden labels said where there are any.
+SELECT r.name AS run, g.*, g.acc - g.phi AS others_acc, c.captions,
+       t.labelled, t.true_target_precision, t.true_n, t.true_k, t.true_acc, t.true_low, t.true_high,
+       t.true_phi, t.true_phi_low, t.true_phi_high, t.agreement
+FROM c2b_group g
+JOIN runs r USING (run_id)
+LEFT JOIN group_captions c USING (run_id, variant, target, attribute, value)
+LEFT JOIN c2b_truth t USING (run_id, variant, target, attribute, value)
+QUALIFY row_number() OVER (
+    PARTITION BY g.run_id, g.variant, g.step, g.target, g.attribute, g.value
+    ORDER BY t.verdict = g.verdict DESC NULLS LAST, t.step) = 1
