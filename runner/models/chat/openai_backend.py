@@ -57,8 +57,11 @@ class OpenAIBackend:
 
     async def _post(self, body: dict[str, Any]) -> bytes:
         """The body of a 200."""
+        headers: dict[str, str | openai.Omit] = {"Authorization": openai.Omit()} if self._key is None else {}
         try:
-            answer = await self._clients.get().post("/chat/completions", cast_to=httpx2.Response, body=body)
+            answer = await self._clients.get().post(
+                "/chat/completions", cast_to=httpx2.Response, body=body, options={"headers": headers}
+            )
         except openai.APIStatusError as error:
             raise failure_of_status(
                 error.status_code, error.response.headers, error.response.content, time.time()
@@ -84,15 +87,12 @@ class OpenAIBackend:
             event_hooks={"response": [_bound_body]},
             follow_redirects=False,
         )
-        headers: dict[str, Any] = {"Accept-Encoding": "identity"}
-        if self._key is None:
-            headers["Authorization"] = openai.Omit()
         return openai.AsyncOpenAI(
             base_url=self._base_url,
             api_key=self._key or "none",
             max_retries=0,
             http_client=http,
-            default_headers=headers,
+            default_headers={"Accept-Encoding": "identity"},
         )
 
 
