@@ -95,15 +95,17 @@ async def test_a_cut_reply_is_asked_for_once_more_with_more_room(
 
 async def test_a_reply_cut_twice_is_given_up(faults: Any, make_client: Any, ctx: Any) -> None:
     with faults.serving(script=("length", "length")) as server:
+        client = make_client(server.base_url)
         with pytest.raises(EndpointError, match="cut off at 2048 tokens") as error:
-            await make_client(server.base_url).complete(question(), ctx)
+            await client.complete(question(), ctx)
     assert (error.value.scope, server.requests) == ("item", 2)
 
 
 async def test_repairs_are_bounded(faults: Any, make_client: Any, ctx: Any, schema: Any) -> None:
     with faults.serving(rate=1.0, faults=("wrong_schema",)) as server:
+        client = make_client(server.base_url)
         with pytest.raises(EndpointError, match="after 2 repairs") as error:
-            await make_client(server.base_url).complete(question(schema=schema), ctx)
+            await client.complete(question(schema=schema), ctx)
     assert (error.value.scope, server.requests) == ("item", 3)
 
 
