@@ -1,0 +1,309 @@
+"""The index folder: pictures embedded once, searched many times.
+
+    vectors-KEY.npy    float16 [n, dim], unit norm: one row a readable picture of the shard
+    captions-KEY.npy   float16 [m, dim]: the shard's own captions, embedded, for the rows that have one
+    rows-KEY.parquet   row (in the shard), source_id, uri, caption, sha256, width, height
+    shard-KEY.json     written last: the shard is complete
+    faiss.index        over the image vectors of all shards
+    manifest.json      encoder, shards in row order, sources with their fingerprints
+
+``build`` goes on where a killed build stopped (a kill costs the shard in flight), embeds only what is new when sources
+grow, and orders shards by source and name, so that neither history nor the order of the sources changes a result.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from retrieval import storage
+from retrieval.embed import ROWS, EmbeddedShard, KnownImage, KnownImages, embed_shard, encode_texts
+from retrieval.nearest import make_faiss, nearest, read_faiss, write_faiss
+from runner.context import StepContext
+from runner.data.images import ImageLimits
+from runner.data.sources import Shard, Source, open_sources
+from runner.data.sources.base import digest
+from runner.errors import DataError
+from runner.models.base import ImageTextEncoder
+
+Similarity = Literal["image", "caption", "mean"]
+
+INDEX_LIMITS = ImageLimits(max_pixels=89_000_000)
+"""What is embedded at all; a search may ask for less."""
+
+MAX_EXAMPLES = 20
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A shard with its key in the index folder."""
+
+    source: Source
+    shard: Shard
+    key: str
+
+
+def build(
+    folder: Path,
+    sources: Sequence[Any] | Any,
+    encoder: ImageTextEncoder,
+    ctx: StepContext,
+    *,
+    limits: ImageLimits = INDEX_LIMITS,
+    batch_size: int = 64,
+    workers: int | None = None,
+    export_to: Path | None = None,
+) -> Index:
+    """Make or complete the index of ``sources`` (specs or opened sources) in ``folder`` and open it.
+
+    ``export_to`` gets a copy that later builds in ``folder`` do not touch. Raises ``DataError`` where the folder holds an
+    index of another encoder.
+    """
+    opened = sorted(open_sources(sources), key=lambda source: source.source_id)
+    with storage.exclusive(folder, ctx.check):
+        _refuse_other_encoder(folder, encoder)
+        parts = [_part(source, shard, encoder, limits) for source in opened for shard in source.shards()]
+        done = storage.finished_shards(folder)
+        missing = [part for part in parts if part.key not in done]
+        if missing:
+            known = _known_images(folder, done, encoder.dim)
+            counts = [part.shard.records for part in missing]
+            ctx.advance("images", 0, None if None in counts else sum(n or 0 for n in counts))
+            for part in missing:
+                embedded = embed_shard(
+                    part.source.records(part.shard), encoder, known, ctx,
+                    limits=limits, batch_size=batch_size, workers=workers or min(4, os.cpu_count() or 1),
+                )  # fmt: skip
+                done[part.key] = _save(folder, part, embedded)
+        _finish(folder, parts, opened, done, encoder)
+        index = open_index(folder)
+        if not (folder / storage.FAISS).exists():
+            storage.write_whole(folder / storage.FAISS, lambda file: file.write(write_faiss(index.faiss_index)))
+        if export_to is not None:
+            storage.export(folder, export_to)
+    _report(index, ctx)
+    return index
+
+
+def _part(source: Source, shard: Shard, encoder: ImageTextEncoder, limits: ImageLimits) -> _Part:
+    content = [storage.FORMAT, source.source_id, shard.name, shard.fingerprint, encoder.identity, asdict(limits)]
+    return _Part(source, shard, digest(content)[:16])
+
+
+def _refuse_other_encoder(folder: Path, encoder: ImageTextEncoder) -> None:
+    if (folder / storage.MANIFEST).exists():
+        _require(storage.read_json(folder / storage.MANIFEST)["encoder"], encoder, folder)
+
+
+def _require(made_by: dict[str, Any], encoder: ImageTextEncoder, folder: Path) -> None:
+    if (made_by["identity"], made_by["dim"]) != (encoder.identity, encoder.dim):
+        raise DataError(
+            f"the index {folder} was made with encoder {made_by['name']} ({made_by['identity']}), "
+            f"not with {encoder.name} ({encoder.identity})",
+            hint="Search with the encoder that made it, or build another index.",
+        )
+
+
+def _known_images(folder: Path, done: dict[str, dict[str, Any]], dim: int) -> KnownImages:
+    """Pictures that earlier shards hold, by hash of their bytes."""
+    known: KnownImages = {}
+    for key, meta in done.items():
+        vectors = storage.load_vectors(folder, "vectors", key, meta["rows"], dim)
+        rows = storage.load_rows(folder, key).select(["sha256", "width", "height"]).to_pydict()
+        known |= {
+            sha: KnownImage(vector, width, height)
+            for sha, vector, width, height in zip(rows["sha256"], vectors, rows["width"], rows["height"], strict=True)
+        }
+    return known
+
+
+def _save(folder: Path, part: _Part, embedded: EmbeddedShard) -> dict[str, Any]:
+    problems = [[p.reason, p.where, p.detail] for p in part.source.problems.of(part.shard.name)]
+    meta = {
+        "source_id": part.source.source_id,
+        "name": part.shard.name,
+        "records": embedded.records,
+        "unreadable": embedded.unreadable_counts(),
+        "problem_counts": dict(sorted(Counter(p[0] for p in problems).items())),
+        "examples": (problems + [list(found) for found in embedded.unreadable])[:MAX_EXAMPLES],
+    }
+    storage.save_shard(folder, part.key, embedded.rows, embedded.vectors, embedded.captions, meta)
+    return {"key": part.key, "rows": len(embedded.vectors), "captioned": len(embedded.captions), **meta}
+
+
+def _finish(
+    folder: Path, parts: list[_Part], sources: list[Source], done: dict[str, dict[str, Any]], encoder: ImageTextEncoder
+) -> None:
+    """Write the manifest where it changes, then remove what it no longer lists."""
+    shards = [{name: done[p.key][name] for name in ("key", "source_id", "rows", "captioned")} for p in parts]
+    manifest = {
+        "format": storage.FORMAT,
+        "created_by": "vlm-runner",
+        "encoder": {"name": encoder.name, "family": encoder.family, "identity": encoder.identity, "dim": encoder.dim},
+        "rows": sum(shard["rows"] for shard in shards),
+        "shards": shards,
+        "sources": [_source_entry(source, [done[p.key] for p in parts if p.source is source]) for source in sources],
+    }
+    path = folder / storage.MANIFEST
+    if not path.exists() or storage.read_json(path) != manifest:
+        (folder / storage.FAISS).unlink(missing_ok=True)
+        storage.write_json(path, manifest)
+    storage.prune(folder, {part.key for part in parts})
+
+
+def _source_entry(source: Source, shards: list[dict[str, Any]]) -> dict[str, Any]:
+    listed = source.problems.of("")
+    counts = Counter(problem.reason for problem in listed)
+    for shard in shards:
+        counts.update(shard["problem_counts"])
+        counts.update(shard["unreadable"])
+    examples = [[p.reason, p.where, p.detail] for p in listed] + [e for shard in shards for e in shard["examples"]]
+    return {
+        "source_id": source.source_id,
+        "kind": source.kind,
+        "spec": source.spec,
+        "licence": source.licence,
+        "fingerprint": source.fingerprint(),
+        "records": sum(shard["records"] for shard in shards),
+        "embedded": sum(shard["rows"] for shard in shards),
+        "unreadable": sum(sum(shard["unreadable"].values()) for shard in shards),
+        "captioned": sum(shard["captioned"] for shard in shards),
+        "problems": {"counts": dict(sorted(counts.items())), "examples": examples[:MAX_EXAMPLES]},
+    }
+
+
+def _report(index: Index, ctx: StepContext) -> None:
+    for source in index.sources:
+        counts = source["problems"]["counts"]
+        if counts:
+            listed = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+            example = source["problems"]["examples"][0]
+            ctx.warn(f"left out: {listed}; first: {' '.join(filter(None, example))}", item=source["source_id"])
+        if not source["embedded"]:
+            ctx.warn("no picture could be indexed", item=source["source_id"])
+
+
+@dataclass(frozen=True)
+class Index:
+    """An opened index. Row numbers run over all shards in the manifest's order."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def encoder(self) -> dict[str, Any]:
+        """name, family, identity and dim of the encoder that made it."""
+        return dict(self.manifest["encoder"])
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """Per source: spec, fingerprint, counts and problems."""
+        return list(self.manifest["sources"])
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self.manifest["encoder"]["dim"])
+
+    def __len__(self) -> int:
+        return int(self.manifest["rows"])
+
+    def require(self, encoder: ImageTextEncoder) -> None:
+        """Raise ``DataError`` unless ``encoder`` made this index."""
+        _require(self.manifest["encoder"], encoder, self.folder)
+
+    def embed_queries(self, encoder: ImageTextEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Texts as unit vectors float32 [n, dim], by the encoder that made this index."""
+        self.require(encoder)
+        return encode_texts(encoder, list(texts))
+
+    @cached_property
+    def rows(self) -> pa.Table:
+        """source_id, uri, caption, sha256, width, height of every row, in row order."""
+        tables = [storage.load_rows(self.folder, shard["key"]) for shard in self.manifest["shards"]]
+        return pa.concat_tables([ROWS.empty_table(), *tables]).drop_columns(["row"]).combine_chunks()
+
+    @cached_property
+    def image_numbers(self) -> NDArray[np.int64]:
+        """A number for each row, equal where the bytes of the pictures are equal."""
+        _, numbers = np.unique(self.rows["sha256"].to_numpy().astype(str), return_inverse=True)
+        return np.asarray(numbers, np.int64)
+
+    @cached_property
+    def vectors(self) -> NDArray[np.float16]:
+        """Image vectors [rows, dim]."""
+        return self._stacked("vectors", "rows")
+
+    @cached_property
+    def caption_vectors(self) -> NDArray[np.float16]:
+        """Vectors of the pictures' own captions, for ``caption_rows``."""
+        return self._stacked("captions", "captioned")
+
+    @cached_property
+    def caption_rows(self) -> NDArray[np.int64]:
+        """Rows that have a caption of their own."""
+        return np.flatnonzero(self.rows["caption"].is_valid().to_numpy(zero_copy_only=False))
+
+    def _stacked(self, kind: str, count: str) -> NDArray[np.float16]:
+        parts = [
+            storage.load_vectors(self.folder, kind, shard["key"], shard[count], self.dim)
+            for shard in self.manifest["shards"]
+        ]
+        return np.concatenate([np.zeros((0, self.dim), np.float16), *parts])
+
+    def matrix(self, similarity: Similarity = "image") -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+        """Rows that can be found and the vectors whose inner product with a query is their similarity.
+
+        ``caption``: pictures without a caption cannot be found. ``mean``: (image + caption) / 2, and the image alone for
+        pictures without a caption.
+        """
+        if similarity == "caption":
+            return self.caption_rows, self.caption_vectors
+        everything = np.arange(len(self), dtype=np.int64)
+        if similarity == "image":
+            return everything, self.vectors
+        mixed = self.vectors.astype(np.float32)
+        mixed[self.caption_rows] = (mixed[self.caption_rows] + self.caption_vectors) / 2
+        return everything, mixed.astype(np.float16)
+
+    @cached_property
+    def faiss_index(self) -> Any:
+        """FAISS index over the image vectors: the stored one, or a new one where that is missing or damaged."""
+        found = read_faiss(self.folder / storage.FAISS, len(self), self.dim)
+        return make_faiss(self.vectors) if found is None else found
+
+
+def open_index(folder: Path) -> Index:
+    """Open a finished index. Raises ``DataError`` where there is none or it is damaged."""
+    path = Path(folder) / storage.MANIFEST
+    if not path.exists():
+        raise DataError(f"{folder} is no finished image index", hint="Build it with the step retrieval.index.")
+    manifest = storage.read_json(path)
+    if manifest.get("format") != storage.FORMAT:
+        raise DataError(f"{path} has format {manifest.get('format')!r}, expected {storage.FORMAT}")
+    index = Index(Path(folder), manifest)
+    if not (len(index) == len(index.rows) == len(index.vectors)):
+        raise DataError(f"{folder}: {len(index.rows)} rows and {len(index.vectors)} vectors, expected {len(index)}")
+    return index
+
+
+def search(
+    index: Index, query_vectors: NDArray[np.float32], k: int, *, similarity: Similarity = "image"
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The ``k`` most similar rows for each query: similarities and rows, both [queries, min(k, rows)].
+
+    Exact; best first, equal similarities by row.
+    """
+    rows, vectors = index.matrix(similarity)
+    stored = index.faiss_index if similarity == "image" else None
+    similarities, places = nearest(vectors, query_vectors, k, stored)
+    return similarities, rows[places]

@@ -1,0 +1,120 @@
+"""Captions to groups of pictures: over-fetch, judge, cut, and say what became of every candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from retrieval.contrast import contrast_texts, display_names
+from retrieval.index import Index, Similarity, search
+from retrieval.quality import Candidates, Fates, Rules, best_contrast, judge, keep_all
+from retrieval.tables import counts_table, retrieval_table
+from runner.artifacts import Captions, RetrievedImages
+from runner.context import StepContext
+from runner.models.base import ImageTextEncoder
+
+
+def retrieve(
+    ctx: StepContext,
+    index: Index,
+    encoder: ImageTextEncoder,
+    queries: Captions,
+    rules: Rules | None,
+    *,
+    k: int,
+    overfetch: int = 5,
+    similarity: Similarity = "image",
+    relevance: bool = True,
+) -> RetrievedImages:
+    """Search every kept caption of ``queries``. Without ``rules``: the ``k`` nearest as they are.
+
+    Raises ``DataError`` where another encoder made the index.
+    """
+    index.require(encoder)
+    asked = queries.captions.filter(pc.field("status") == "kept")
+    captions = asked.to_pylist()
+    candidates = _candidates(index, encoder, captions, k if rules is None else k * overfetch, similarity)
+    ctx.advance("captions", len(captions), len(captions))
+    ctx.check()
+    if rules is None:
+        fates = keep_all(candidates)
+    else:
+        names = display_names(queries.task, queries.targets)
+        contrast = _contrast(index, encoder, captions, names, candidates, similarity, ctx) if relevance else None
+        fates = _judge(index, candidates, rules, contrast)
+    numbers, groups = numbered((c["target"], c["attribute"], c["value"]) for c in captions)
+    counts = counts_table(groups, numbers[candidates.caption], candidates.similarity, fates)
+    _warn_of_empty(ctx, counts.to_pylist())
+    return RetrievedImages(
+        task=queries.task,
+        targets=queries.targets,
+        corpus=[source["spec"] for source in index.sources],
+        encoder=index.encoder,
+        captions=asked,
+        retrieval=retrieval_table(captions, candidates, fates, index.rows),
+        counts=counts,
+    )
+
+
+def _candidates(
+    index: Index, encoder: ImageTextEncoder, captions: list[dict[str, Any]], fetch: int, similarity: Similarity
+) -> Candidates:
+    """The nearest rows of every caption as flat arrays. Draws of stage 1 (resamples) are groups of their own."""
+    vectors = index.embed_queries(encoder, [caption["text"] for caption in captions])
+    similarities, rows = search(index, vectors, fetch, similarity=similarity)
+    caption = np.repeat(np.arange(len(captions), dtype=np.int64), rows.shape[1])
+    group, _ = numbered((c["resample"], c["target"], c["attribute"], c["value"]) for c in captions)
+    attribute, _ = numbered((c["resample"], c["target"], c["attribute"]) for c in captions)
+    attribute[np.array([bool(c["is_neutral"]) for c in captions], np.bool_)] = -1
+    flat = rows.ravel()
+    return Candidates(
+        caption=caption,
+        row=flat,
+        similarity=similarities.ravel().astype(np.float64),
+        image=index.image_numbers[flat],
+        group=group[caption],
+        attribute=attribute[caption],
+    )
+
+
+def numbered(keys: Iterable[Hashable]) -> tuple[NDArray[np.int64], list[Any]]:
+    """A number for each key, equal for equal keys, counted by first appearance; and the distinct keys."""
+    place: dict[Hashable, int] = {}
+    numbers = np.array([place.setdefault(key, len(place)) for key in keys], np.int64)
+    return numbers, list(place)
+
+
+def _judge(index: Index, candidates: Candidates, rules: Rules, contrast: NDArray[np.float64] | None) -> Fates:
+    sizes = {name: index.rows[name].to_numpy()[candidates.row].astype(np.int64) for name in ("width", "height")}
+    return judge(candidates, rules, **sizes, vectors=index.vectors, contrast=contrast)
+
+
+def _contrast(
+    index: Index,
+    encoder: ImageTextEncoder,
+    captions: list[dict[str, Any]],
+    names: dict[str, str],
+    candidates: Candidates,
+    similarity: Similarity,
+    ctx: StepContext,
+) -> NDArray[np.float64]:
+    """Highest similarity of each candidate to a caption that it must not resemble more than its own."""
+    texts = contrast_texts(captions, names)
+    alone = [str(c["caption_id"]) for c, against in zip(captions, texts, strict=True) if not against]
+    if alone:
+        ctx.warn(f"{len(alone)} captions have no contrast caption and are not checked for relevance, first {alone[0]}")
+    vectors = index.embed_queries(encoder, [text for against in texts for text in against])
+    ends = np.cumsum([len(against) for against in texts])
+    searched, matrix = index.matrix(similarity)
+    places = np.searchsorted(searched, candidates.row)
+    return best_contrast(candidates.caption, places, matrix, np.split(vectors, ends[:-1]))
+
+
+def _warn_of_empty(ctx: StepContext, counts: list[dict[str, Any]]) -> None:
+    empty = [f"{c['target']}, {c['attribute']} = {c['value']}" for c in counts if not c["kept"]]
+    if empty:
+        ctx.warn(f"{len(empty)} of {len(counts)} groups have no picture left, first: {empty[0]}")

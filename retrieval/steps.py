@@ -1,0 +1,101 @@
+"""Steps of retrieval: ``retrieval.index``, ``retrieval.search``, ``retrieval.folder_tree``. Light: imported to validate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from runner.artifacts import Captions, ImageIndex, RetrievedImages
+from runner.context import StepContext, item_key
+from runner.data.sources import Corpus, Source, open_sources
+from runner.errors import RunnerError
+from runner.models.base import ImageTextEncoder
+from runner.references import InputPath
+from runner.steps import Cost, step
+
+BatchSize = Annotated[int, Field(ge=1, le=4096, description="pictures encoded together")]
+
+
+def _index_cost(params: Mapping[str, Any]) -> Cost:
+    """Pictures to embed, where the sources can count them without being read; None where they cannot be opened yet."""
+    corpus = params.get("corpus")
+    if corpus is None:
+        return Cost()
+    try:
+        counts = [shard.records for source in open_sources(corpus) for shard in source.shards()]
+    except (RunnerError, OSError):
+        return Cost(images=None, bytes=None)
+    return Cost(images=None if None in counts else sum(n or 0 for n in counts), bytes=None)
+
+
+@step("retrieval.index", version="1", estimate=_index_cost)
+def index(ctx: StepContext, *, encoder: ImageTextEncoder, corpus: Corpus, batch_size: BatchSize = 64) -> ImageIndex:
+    """Embed a corpus once, for many searches; goes on where it was interrupted and embeds only what is new."""
+    from retrieval.index import build
+    from retrieval.tables import sources_table
+
+    sources = open_sources(corpus)
+    folder = ctx.folder("index")
+    built = build(_shared(ctx, encoder, sources), sources, encoder, ctx, batch_size=batch_size, export_to=folder)
+    return ImageIndex(index=folder, sources=sources_table(built.sources))
+
+
+def _shared(ctx: StepContext, encoder: ImageTextEncoder, sources: list[Source]) -> Any:
+    """The workspace's folder for this encoder and these sources, wherever they grow to."""
+    return ctx.shared / "indexes" / item_key(encoder.identity, sorted(item_key(s.spec) for s in sources))[:24]
+
+
+@step("retrieval.search", version="1", estimate=_index_cost)
+def search(
+    ctx: StepContext,
+    *,
+    encoder: ImageTextEncoder,
+    corpus: ImageIndex | Corpus,
+    queries: Captions,
+    k: Annotated[int, Field(ge=1, description="pictures for each caption")] = 100,
+    overfetch: Annotated[int, Field(ge=1, le=100, description="candidates for each picture wanted")] = 5,
+    dedup_cosine: Annotated[float, Field(gt=0, description="near duplicates from this cosine; above 1: off")] = 0.94,
+    min_side: Annotated[int, Field(ge=1, description="pixels of the smaller side")] = 64,
+    max_pixels: Annotated[int, Field(ge=1, description="width x height")] = 50_000_000,
+    margin: Annotated[float, Field(ge=0, description="lead that one value needs over another")] = 0.01,
+    similarity: Literal["image", "caption", "mean"] = "image",
+    relevance: bool = True,
+    paper_mode: Annotated[bool, Field(description="the k nearest as they are, no filter")] = False,
+    batch_size: BatchSize = 64,
+) -> RetrievedImages:
+    """Fetch the pictures nearest to each caption and keep the k best that pass the quality rules."""
+    from retrieval.index import build, open_index
+    from retrieval.quality import Rules
+    from retrieval.search import retrieve
+
+    if isinstance(corpus, ImageIndex):
+        opened = open_index(corpus.index)
+    else:
+        sources = open_sources(corpus)
+        opened = build(_shared(ctx, encoder, sources), sources, encoder, ctx, batch_size=batch_size)
+    rules = Rules(k, min_side, max_pixels, dedup_cosine, margin)
+    return retrieve(
+        ctx, opened, encoder, queries, None if paper_mode else rules,
+        k=k, overfetch=overfetch, similarity=similarity, relevance=relevance,
+    )  # fmt: skip
+
+
+@step("retrieval.folder_tree", version="1")
+def folder_tree(
+    ctx: StepContext,
+    *,
+    path: InputPath,
+    task: Annotated[str, Field(description="what the classifier is meant to do")],
+    classes: Annotated[list[str], Field(description="all classes of the task; default: the folders")] | None = None,
+    min_side: Annotated[int, Field(ge=1, description="pixels of the smaller side")] = 1,
+    max_pixels: Annotated[int, Field(ge=1, description="width x height")] = 50_000_000,
+    paper_mode: Annotated[bool, Field(description="files as they are, duplicates included")] = False,
+) -> RetrievedImages:
+    """Take pictures that somebody sorted into TARGET/ATTRIBUTE/VALUE folders; no retrieval."""
+    from retrieval.tree import read_tree
+    from runner.data.images import ImageLimits
+
+    limits = ImageLimits(max_pixels=max_pixels, min_side=min_side)
+    return read_tree(ctx, path, task, classes, limits, keep_duplicates=paper_mode)
