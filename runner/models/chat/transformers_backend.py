@@ -69,16 +69,25 @@ def find_model(path: Path, gguf_file: str | None) -> tuple[Path, str | None]:
 def load(folder: Path, gguf_file: str | None, dtype: str, device: str) -> LoadedModel:
     """Read tokenizer and weights. Raises ``ModelRefused``."""
     from llguidance.hf import from_tokenizer
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if gguf_file is not None:
         source["gguf_file"] = gguf_file
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, **source)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **source)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        model: Any
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelRefused(f"{folder} cannot be loaded: {error}") from error
+    if report["missing_keys"]:
+        some = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModelRefused(f"{folder} lacks weights that its config asks for, such as {some}")
     if not tokenizer.chat_template:
         raise ModelRefused(f"{folder} has no chat template", hint="take the instruction-tuned version of the model")
     model = model.to(device).eval()
