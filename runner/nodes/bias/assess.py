@@ -10,9 +10,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.naming import normalised
 from runner.nodes.bias.grid import Grid, GroupCounts, make_grid
-from runner.nodes.bias.naming import normalised, seed_of
 from runner.nodes.bias.scores import accuracies, bias_scores, flag_exact
+from runner.nodes.bias.seeds import seed_of
 from runner.nodes.bias.statistics import (
     FINDINGS,
     adjust,
