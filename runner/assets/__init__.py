@@ -128,6 +128,6 @@ def source_of(name: str, say: Say = print) -> PackagedImages:
     base, _, variant = name.partition("+")
     item = registry.entry(base)
     if item.role != "images":
-        sets = ", ".join(e.name for e in entries().values() if e.role == "images")
+        sets = ", ".join(e.name for e in registry.entries().values() if e.role == "images")
         raise AssetError(f"{base} is no image set (role {item.role})", hint=f"image sets: {sets}")
     return PackagedImages.open(ensure(base, say), variant)

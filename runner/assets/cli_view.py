@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from runner import assets
+from runner.assets import registry
 from runner.assets.cache import cache_root
 from runner.assets.fetch import size_text
-from runner.assets.registry import Entry, entries, entry
+from runner.assets.registry import Entry, entry
 from runner.errors import AssetError
 
 Say = Callable[[str], None]
@@ -16,7 +17,7 @@ Say = Callable[[str], None]
 
 def list_rows() -> list[dict[str, str]]:
     """One row an entry: name, role, status, download, disk, licence, what, source."""
-    return [_row(item) for item in entries().values()]
+    return [_row(item) for item in registry.entries().values()]
 
 
 def _row(item: Entry) -> dict[str, str]:
@@ -47,7 +48,11 @@ def fetch_many(names: Iterable[str], say: Say) -> list[dict[str, str]]:
 def _expand(names: Iterable[str]) -> list[str]:
     wanted: dict[str, None] = {}
     for name in names:
-        members = [e.name for e in entries().values() if e.role == name and not e.choices and name not in entries()]
+        members = [
+            e.name
+            for e in registry.entries().values()
+            if e.role == name and not e.choices and name not in registry.entries()
+        ]
         wanted.update(dict.fromkeys(members or [entry(name).name]))
     return list(wanted)
 
@@ -73,7 +78,7 @@ def verify_many(names: Iterable[str]) -> list[dict[str, Any]]:
     Without names, what was never fetched is left out.
     """
     asked = _expand(names)
-    here = [e.name for e in entries().values() if not e.choices and assets.status(e.name) != "missing"]
+    here = [e.name for e in registry.entries().values() if not e.choices and assets.status(e.name) != "missing"]
     return [_verified(name) for name in asked or here]
 
 
