@@ -11,6 +11,7 @@ import graphlib
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -65,12 +66,12 @@ def fingerprint() -> str:
 
 
 @contextmanager
-def connected(path: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection whose errors come out as ours: ``UsageError`` for SQL that cannot be read, else ``ResultsError``."""
-    try:
-        connection = duckdb.connect(path, read_only=read_only, config=SETTINGS)
-    except duckdb.Error as error:
-        raise unopened(path, error) from None
+def connected(path: Path, *, read_only: bool, patience: float = 0.0) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection whose errors come out as ours: ``UsageError`` for SQL that cannot be read, else ``ResultsError``.
+
+    ``patience``: seconds to wait for programs that open the file without our lock.
+    """
+    connection = _connect(path, read_only, time.monotonic() + patience)
     try:
         yield connection
     except duckdb.Error as error:
@@ -79,6 +80,17 @@ def connected(path: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnect
         # After a failed commit even closing may fail; the file is sound either way (its WAL decides).
         with suppress(duckdb.Error):
             connection.close()
+
+
+def _connect(path: Path, read_only: bool, deadline: float) -> duckdb.DuckDBPyConnection:
+    while True:
+        try:
+            return duckdb.connect(path, read_only=read_only, config=SETTINGS)
+        except duckdb.Error as error:
+            reason = unopened(path, error)
+        if not isinstance(reason, ResultsBusy) or time.monotonic() >= deadline:
+            raise reason
+        time.sleep(0.05)
 
 
 def unopened(path: Path, error: duckdb.Error) -> RunnerError:
@@ -142,10 +154,16 @@ def create(path: Path, generation: int) -> None:
         values = [SCHEMA_VERSION, fingerprint(), generation, datetime.now(UTC).replace(tzinfo=None)]
         connection.execute("INSERT INTO meta VALUES (?, ?, ?, ?)", values).fetchall()
         connection.execute("COMMIT").fetchall()
+        checkpoint(connection)
     _sync(partial)
     remove(path)  # an empty file, or the write-ahead log of one that was deleted: never to be replayed over the new one
     partial.replace(path)
     _sync(path.parent)
+
+
+def checkpoint(connection: duckdb.DuckDBPyConnection) -> None:
+    """Move all rows from the write-ahead log into the file; needed before a file is renamed away from its log."""
+    connection.execute("CHECKPOINT").fetchall()
 
 
 def remove(path: Path) -> None:

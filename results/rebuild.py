@@ -48,9 +48,11 @@ def check(root: Path, name: str = "results.duckdb", *, timeout: float = 60.0) ->
         for folder in run_folders(root):
             files = read_run(root, folder)
             known.add(files.run_id)
+            found += files.problems
+            if not files.parts:
+                continue
             wanted = file_content(read.connection, files)
             here = {place: content for place, content in there.items() if place[1] == files.run_id}
-            found += files.problems
             found += _differences(wanted, here, unreadable={(p.table, p.variant, p.step) for p in files.problems})
     orphans = {place[1] for place in there} - known
     found += [Difference(run, "", "", "", "is in the database, but its run.json is gone") for run in orphans]
@@ -127,6 +129,7 @@ def rebuild(root: Path, name: str = "results.duckdb", *, timeout: float = 60.0, 
             for folder in run_folders(root):
                 _add(connection, read_run(root, folder), outcome)
             connection.execute("COMMIT").fetchall()
+            database.checkpoint(connection)
         _swap(fresh, path, generation)
     return outcome
 

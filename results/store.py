@@ -174,7 +174,8 @@ class ResultsStore:
             database.create(self.path, database.read_generation(self.path))
         for _ in range(REOPENS):
             with ExitStack() as stack:
-                connection = stack.enter_context(database.connected(self.path, read_only=read_only))
+                opened = database.connected(self.path, read_only=read_only, patience=self.timeout)
+                connection = stack.enter_context(opened)
                 digest, generation = database.state(connection, self.path)
                 if generation >= database.read_generation(self.path):
                     yield connection, digest == database.fingerprint()
