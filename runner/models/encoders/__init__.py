@@ -1,0 +1,1 @@
+"""Encoders: images and texts in one space (open_clip, the embedded mini encoder), and sentences (MiniLM)."""

@@ -1,0 +1,166 @@
+"""CLIP models through open_clip: by pretrained tag, or from local safetensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from runner.context import item_key
+from runner.errors import AssetError, ModelRefused
+from runner.models.base import ImageTextEncoder
+from runner.models.classifier.sniff import read_json
+from runner.models.classifier.weights import fill, read_safetensors
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from runner.models.base import FloatArray
+
+TEXT_BATCH = 256
+_FAMILIES = {"openai": "openai-clip", "laion": "laion-clip", "datacomp": "datacomp-clip", "webli": "siglip"}
+
+
+def family_of(tag: str) -> str:
+    """Training lineage from a pretrained tag: encoders of one family share their errors."""
+    return next((family for part, family in _FAMILIES.items() if part in tag.lower()), f"open_clip:{tag}")
+
+
+class OpenClipEncoder(ImageTextEncoder):
+    """An open_clip model in evaluation mode."""
+
+    def __init__(
+        self, model: Any, transform: Any, tokenizer: Any, *, name: str, family: str, device: str, half: bool = False
+    ) -> None:
+        self._model = model.to(device).eval().requires_grad_(False)
+        if half:
+            self._model = self._model.half()
+        self._transform, self._tokenizer = transform, tokenizer
+        self._dtype = torch.float16 if half else torch.float32
+        self.name, self.family, self.device = name, family, device
+        self.logit_scale = float(model.logit_scale.exp())
+        self.dim = int(self._texts(["probe"]).shape[1])
+        self.identity = item_key("open_clip", name, _digest(model), str(transform), half)
+
+    def prepare(self, image: Image) -> FloatArray:
+        """open_clip's evaluation transform."""
+        prepared: FloatArray = self._transform(image.convert("RGB")).numpy()
+        return prepared
+
+    def encode_prepared(self, batch: FloatArray) -> FloatArray:
+        """Unit vectors."""
+        with torch.inference_mode():
+            images = torch.from_numpy(batch).to(self.device, self._dtype)
+            vectors: FloatArray = self._model.encode_image(images, normalize=True).float().cpu().numpy()
+        return vectors
+
+    def encode_texts(self, texts: Sequence[str]) -> FloatArray:
+        """Unit vectors; texts longer than the context are cut by open_clip's tokenizer."""
+        parts = [self._texts(list(texts[i : i + TEXT_BATCH])) for i in range(0, len(texts), TEXT_BATCH)]
+        return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+
+    def _texts(self, texts: list[str]) -> FloatArray:
+        with torch.inference_mode():
+            tokens = self._tokenizer(texts).to(self.device)
+            vectors: FloatArray = self._model.encode_text(tokens, normalize=True).float().cpu().numpy()
+        return vectors
+
+
+def _digest(model: torch.nn.Module) -> str:
+    """SHA-256 over names and values of all weights, wherever they came from."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def load_tag(name: str, tag: str, *, device: str, half: bool) -> OpenClipEncoder:
+    """A model and its published weights, from open_clip's cache or its own download.
+
+    Raises ``ModelRefused`` for unknown names or tags, ``AssetError`` where the weights cannot be fetched.
+    """
+    import open_clip
+
+    config = _known_tag(name, tag)
+    try:
+        model, _, transform = open_clip.create_model_and_transforms(
+            name, pretrained=tag, device="cpu", force_quick_gelu=bool(config.get("quick_gelu", False))
+        )
+        tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # downloads fail in many ways
+        offline = os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "TRUE", "ON", "YES")
+        why = "they are not in the local cache, and HF_HUB_OFFLINE forbids to fetch them" if offline else str(error)
+        raise AssetError(
+            f"the weights {tag!r} of {name} are not available: {why}",
+            hint="Fetch them once on a machine with a network, or give `checkpoint:` a local safetensors file.",
+        ) from error
+    return OpenClipEncoder(
+        model, transform, tokenizer, name=f"{name}/{tag}", family=family_of(tag), device=device, half=half
+    )
+
+
+def _known_tag(name: str, tag: str) -> dict[str, Any]:
+    import open_clip
+
+    if name not in open_clip.list_models():
+        raise ModelRefused(f"open_clip has no model {name!r}", hint=_nearest(name, open_clip.list_models()))
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag not in tags:
+        raise ModelRefused(f"open_clip has no weights {tag!r} for {name}", hint=f"It has: {', '.join(tags) or 'none'}.")
+    return dict(open_clip.get_pretrained_cfg(name, tag) or {})
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, 3)
+    return f"Did you mean {' or '.join(close)}?" if close else "Such as ViT-B-32 or ViT-L-14."
+
+
+def load_local(path: Path, name: str | None, *, device: str, half: bool) -> OpenClipEncoder:
+    """A local safetensors file of the model ``name``, or a folder with ``open_clip_config.json`` beside its weights.
+
+    Raises ``ModelRefused`` where the weights do not fit the model, or are no safetensors.
+    """
+    import open_clip
+
+    if path.is_dir():
+        _check_folder(path)
+        source, weights = f"local-dir:{path}", path / "open_clip_model.safetensors"
+    elif name is None or name not in open_clip.list_models():
+        raise ModelRefused(
+            f"{path}: which open_clip model are these weights of?", hint="Give `name:`, such as ViT-B-32."
+        )
+    else:
+        source, weights = name, path
+    tensors = read_safetensors(weights)
+    try:
+        model, _, transform = open_clip.create_model_and_transforms(
+            source, pretrained=None, load_weights=False, pretrained_image=False, pretrained_text=False
+        )
+        tokenizer = open_clip.get_tokenizer(source)
+    except Exception as error:  # a stranger's config may fail in any way
+        raise ModelRefused(f"{path}: open_clip cannot build this model: {error}") from error
+    fill(model, tensors, str(weights))
+    shown = f"{name or path.name}/{weights.name}"
+    return OpenClipEncoder(
+        model, transform, tokenizer, name=shown, family=f"open_clip:{path.name}", device=device, half=half
+    )
+
+
+def _check_folder(path: Path) -> None:
+    config = read_json(path / "open_clip_config.json").get("model_cfg")
+    if not isinstance(config, dict):
+        raise ModelRefused(f"{path}: open_clip_config.json has no model_cfg")
+    text = config.get("text_cfg")
+    if isinstance(text, dict) and text.get("hf_model_name"):
+        raise ModelRefused(f"{path}: its text tower is another model on a hub ({text['hf_model_name']})")
+    if not (path / "open_clip_model.safetensors").is_file():
+        raise ModelRefused(f"{path}: there is no open_clip_model.safetensors in this folder")
