@@ -51,9 +51,13 @@ class _PathMark:
         if value.startswith(ASSET_SCHEME):
             return AssetRef(value)
         base = (info.context or {}).get("base", Path.cwd())
-        path = Path(base, Path(value).expanduser()).absolute()
-        wildcard = any(c in path.name for c in "*?[")
-        if self.must_exist and not wildcard and not path.exists():
+        try:
+            path = Path(base, Path(value).expanduser()).absolute()
+            wildcard = any(c in path.name for c in "*?[")
+            found = not self.must_exist or wildcard or path.exists()
+        except (OSError, RuntimeError, ValueError):  # a name too long, an unknown user after "~"
+            path, found = Path(value), False
+        if not found:
             raise PydanticCustomError("missing_path", "no such file or folder: {path}", {"path": str(path)})
         return ResolvedPath(path)
 

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 # What the parser says (a part of it) -> what we say, and whether the fault lies where the construct began.
 _SENTENCES = (
-    ("mapping values are not allowed", 'a ":" cannot stand here: quote the text, or begin the key on a new line', False),
+    (
+        "mapping values are not allowed",
+        'a ":" cannot stand here: quote the text, or begin the key on a new line',
+        False,
+    ),
     ("did not find expected ',' or ']'", 'this list is not closed: a "," or "]" is missing', True),
     ("did not find expected ',' or '}'", 'this mapping is not closed: a "," or "}" is missing', True),
     ("did not find expected '-' indicator", 'expected "- " here: an item of this list is indented otherwise', False),

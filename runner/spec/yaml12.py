@@ -11,7 +11,7 @@ while reading, so that deep nesting and alias bombs end in an error before they 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
@@ -52,7 +52,7 @@ for _tag, _pattern, _first in (
     ("float", _FLOAT, "-+.0123456789"),
     ("merge", r"<<", "<"),
 ):
-    Yaml12Loader.add_implicit_resolver(CORE + _tag, re.compile(rf"^(?:{_pattern})$"), list(_first))  # type: ignore[no-untyped-call]
+    Yaml12Loader.add_implicit_resolver(CORE + _tag, re.compile(rf"^(?:{_pattern})$"), list(_first))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def read(source: Source, limits: Limits = DEFAULT_LIMITS) -> Node:
     except yaml.YAMLError as error:
         raise SpecError([source.problem("yaml", f"this is not YAML: {error}", START)]) from None
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def decode(data: bytes, file: str) -> Source:
@@ -181,8 +181,8 @@ class _Composer:
         return root
 
     def _events(self) -> Iterator[Any]:
-        while self.loader.check_event():  # type: ignore[no-untyped-call]
-            yield self.loader.get_event()  # type: ignore[no-untyped-call]
+        while self.loader.check_event():
+            yield self.loader.get_event()
 
     def _take(self, event: Any) -> Node | None:
         """Use one event; gives the root once it is complete."""
@@ -331,4 +331,10 @@ def _bool(text: str) -> bool:
     return text.lower() == "true"
 
 
-_SCALARS = {"str": str, "int": _int, "float": _float, "bool": _bool, "null": lambda text: None}
+_SCALARS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "int": _int,
+    "float": _float,
+    "bool": _bool,
+    "null": lambda text: None,
+}

@@ -1,0 +1,46 @@
+"""Problems for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runner.errors import Problem, SpecError
+
+_RED, _BOLD, _CYAN, _OFF = "\x1b[31m", "\x1b[1m", "\x1b[36m", "\x1b[0m"
+
+
+def render_problems(error: SpecError, *, color: bool = False) -> str:
+    """One block a problem: place and message, the lines around, the nearest name, what is allowed; then a count."""
+    blocks = [_block(problem, color) for problem in error.problems]
+    count = len(blocks)
+    blocks.append(f"{count} problem{'' if count == 1 else 's'}" + (f": {error.hint}" if error.hint else ""))
+    return "\n\n".join(blocks)
+
+
+def _block(problem: Problem, color: bool) -> str:
+    place, message = str(problem.position), problem.message
+    lines = [f"{_BOLD}{place}{_OFF}: {_RED}{message}{_OFF}" if color else f"{place}: {message}"]
+    lines += [f"  {line}" for line in (problem.snippet or "").splitlines()]
+    if problem.suggestion:
+        asked = f"did you mean {problem.suggestion}?"
+        lines.append(f"  {_CYAN}{asked}{_OFF}" if color else f"  {asked}")
+    if problem.allowed:
+        lines.append(f"  allowed: {problem.allowed}")
+    return "\n".join(lines)
+
+
+def problems_json(error: SpecError) -> list[dict[str, Any]]:
+    """The problems as plain data, in the order of ``render_problems``."""
+    return [
+        {
+            "code": problem.code,
+            "message": problem.message,
+            "file": problem.position.file,
+            "line": problem.position.line,
+            "column": problem.position.column,
+            "path": list(problem.path),
+            "suggestion": problem.suggestion,
+            "allowed": problem.allowed,
+        }
+        for problem in error.problems
+    ]

@@ -1,0 +1,140 @@
+"""The verdict on the top level of a spec."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from runner.errors import Problem, SpecError
+from runner.spec.complaints import Complaint, complaints
+from runner.spec.explain import quoted
+from runner.spec.header import Budget, Header
+from runner.spec.judge import dotted
+from runner.spec.locate import KEY_LABEL
+from runner.spec.names import listed, nearest
+from runner.spec.source import START, Path, Source, Span
+from runner.spec.yaml12 import Node
+
+RESERVED = {
+    "params": "stands for the parameters ($params.name)",
+}
+
+
+@dataclass
+class JudgedHeader:
+    """``values`` holds the top level as written; what is wrong with it stands in ``problems``."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def judge_header(source: Source, root: Node) -> JudgedHeader:
+    """Judge everything at the top level. Raises ``SpecError`` where the root is not a mapping."""
+    if not isinstance(root.data, dict):
+        message = "a spec is a mapping: it begins with a line such as name: my-experiment"
+        raise SpecError([source.problem("not-a-mapping", message, root.span)])
+    judged = JudgedHeader(root.value())
+    judged.problems = _reserved(source, root) + _dollars(source, root) + _results(source, root)
+    try:
+        Header.model_validate_json(json.dumps(_shallow(judged.values)), strict=True)
+    except ValidationError as error:
+        spoken = {problem.path for problem in judged.problems}
+        found = complaints(error, _shallow(judged.values))
+        judged.problems += [_problem(source, root, c) for c in found if c.path not in spoken]
+    return judged
+
+
+def _shallow(values: dict[str, Any]) -> dict[str, Any]:
+    """The top level without the bodies of models and steps, which are judged by their own models."""
+    return {
+        name: {key: {} if isinstance(body, dict) else body for key, body in value.items()}
+        if name in ("models", "steps") and isinstance(value, dict)
+        else value
+        for name, value in values.items()
+    }
+
+
+def _problem(source: Source, root: Node, complaint: Complaint) -> Problem:
+    path = complaint.path
+    if complaint.kind == "missing":
+        message = f'a spec needs "{path[-1]}"'
+        return source.problem("missing-field", message, START, path=path, allowed=listed(Header.model_fields))
+    if complaint.kind == "extra_forbidden":
+        names = Budget.model_fields if path[0] == "budget" else Header.model_fields
+        message = f'unknown field "{dotted(path)}"'
+        span, near = _key(root, path), nearest(str(path[-1]), names)
+        return source.problem("unknown-field", message, span, path=path, suggestion=near, allowed=listed(names))
+    if complaint.loc[-1:] == (KEY_LABEL,):
+        message = f'"{path[-1]}" cannot be a name here'
+        allowed = "up to 64 letters, digits, '_' and '-', not beginning with a digit or '-'"
+        return source.problem("bad-name", message, _key(root, path), path=path, allowed=allowed)
+    node = root.at(path)
+    message = f"{dotted(path)}: {complaint.explained.message(complaint.found)}"
+    message, allowed_ = _words(path, complaint, message)
+    span = node.span if node and (node.data is not None or node.text) else _key(root, path)
+    return source.problem(
+        complaint.explained.code,
+        message,
+        span,
+        path=path,
+        suggestion=complaint.explained.suggestion,
+        allowed=allowed_ or complaint.explained.allowed,
+    )
+
+
+def _words(path: Path, complaint: Complaint, message: str) -> tuple[str, str | None]:
+    """Better words where the general ones would show a pattern or miss the point."""
+    if path == ("name",) and complaint.kind == "string_pattern_mismatch":
+        return (
+            f"name: {complaint.found!r} is not a short name",
+            "letters, digits, '.', '-' and '_', beginning with a letter or digit",
+        )
+    if len(path) == 2 and path[0] in ("models", "steps") and complaint.found is None:
+        choice = "uses" if path[0] == "steps" else "provider"
+        return f'{path[0][:-1]} "{path[1]}" is empty', f"a mapping that begins with {choice}:"
+    return message, None
+
+
+def _key(root: Node, path: Path) -> Span:
+    return root.key_span(path) or START
+
+
+def _reserved(source: Source, root: Node) -> list[Problem]:
+    return [
+        source.problem("bad-name", f'"{name}" cannot be a name here: it {why}', span, path=(section, name))
+        for section in ("models", "steps")
+        for name, why in RESERVED.items()
+        if (span := root.key_span((section, name)))
+    ]
+
+
+def _results(source: Source, root: Node) -> list[Problem]:
+    """A results file below the home of nobody."""
+    node = root.child("results")
+    if node is None or not isinstance(node.data, str) or not node.data.startswith("~"):
+        return []
+    try:
+        FilePath(node.data).expanduser()
+    except RuntimeError:
+        message = f"results: {quoted(node.data)} names the home of an unknown user"
+        return [source.problem("wrong-value", message, node.span, path=("results",))]
+    return []
+
+
+def _dollars(source: Source, root: Node) -> list[Problem]:
+    """References belong to models and steps; elsewhere a dollar would be taken literally."""
+    paths: list[Path] = [("results",), ("seed",), *(("budget", name) for name in Budget.model_fields)]
+    return [
+        source.problem(
+            "misplaced-reference",
+            f"{dotted(path)}: references and parameters stand in models and steps only",
+            node.span,
+            path=path,
+        )
+        for path in paths
+        if (node := root.at(path)) and isinstance(node.data, str) and node.data.startswith("$")
+    ]
