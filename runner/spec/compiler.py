@@ -9,6 +9,7 @@ from typing import Any
 
 from runner.errors import Problem, SpecError
 from runner.models.registry import ModelConfig
+from runner.spec.explain import describe, quoted
 from runner.spec.fill import Filled, fill, mentioned
 from runner.spec.header import DEFAULT_RESULTS
 from runner.spec.judge import Entry, Judged, Surroundings, judge_model, judge_step
@@ -96,7 +97,7 @@ class Compiler:
     def _variant(self, name: str, params: dict[str, Any]) -> Variant | None:
         models = {entry.name: self._judged(entry, params) for entry in self.entries["models"]}
         steps = {entry.name: self._judged(entry, params) for entry in self.entries["steps"]}
-        links = Links(self.source, models, steps, params)
+        links = Links(self.source, models, steps, params, self._unsure())
         for judged in (*models.values(), *steps.values()):
             self._add(judged.problems)
             self._add(links.problems(judged))
@@ -105,6 +106,18 @@ class Compiler:
         if self.problems:
             return None
         return variant_of(name, params, models, steps, needs, self.source)
+
+    def _unsure(self) -> frozenset[str] | None:
+        """Names whose entries cannot be judged; None where a whole section cannot be read."""
+        nodes = [self.root.child(section) for section in ("models", "steps")]
+        if any(node is not None and not isinstance(node.data, dict) for node in nodes) or self._misspelt():
+            return None
+        models, steps = (set(node.entries) if node else set() for node in nodes)
+        judged = {entry.name for entries in self.entries.values() for entry in entries}
+        return frozenset(models & steps | (models | steps) - judged)
+
+    def _misspelt(self) -> bool:
+        return any(p.code == "unknown-field" and p.suggestion in ("models", "steps") for p in self.problems.values())
 
     def _cycle_problem(self, ring: list[Any]) -> Problem:
         names = [ring[-1].name, *(mention.name for mention in ring)]
@@ -146,18 +159,27 @@ class Compiler:
         node = entry.node.child(choice)
         span = node.span if node else entry.span
         noun = "step" if choice == "uses" else "provider"
-        message = f'there is no {noun} "{value}" (in {kind} "{entry.name}")'
+        given = quoted(value) if isinstance(value, str) else describe(value)
+        message = (
+            f'{kind} "{entry.name}" {"uses" if noun == "step" else "has the provider"} {given}, which does not exist'
+        )
         near = nearest(str(value), known)
         return self.source.problem(f"unknown-{noun}", message, span, path=path, suggestion=near, allowed=allowed)
 
     def _check_unused(self, params: Parameters) -> None:
+        """Parameters and models that nothing names; silent where the entries that might name them cannot be read."""
+        if self._unsure() is None or any(p.code == "wrong-type" and len(p.path) == 2 for p in self.problems.values()):
+            return
+        meant = {(p.suggestion or "").removeprefix("$") for p in self.problems.values()}
         used = {name for names in self.names_params.values() for name in names}
+        used |= {name for name in params.values if f"params.{name}" in meant}
         for name in params.values:
             if name not in used and name != SEED:
                 message = f'the parameter "{name}" is not used: no model or step says $params.{name}'
                 span = self.root.key_span(("params", name)) or START
                 self._add([self.source.problem("unused-param", message, span, path=("params", name))])
-        named = {
+        named = {name.partition(".")[0] for name in meant}
+        named |= {
             m.name for judged in self.judged.values() for field in judged.mentions.values() for m in field.values()
         }
         for section in ("params", "sweep"):

@@ -69,14 +69,15 @@ def explain(error: Any) -> Explained:
     if kind == "union_tag_invalid":
         return _choice(str(context["expected_tags"]), context["tag"])
     if kind in _BOUNDS:
-        return Explained("wrong-value", _BOUNDS[kind].format_map(context))
+        return Explained("wrong-value", _BOUNDS[kind].format_map({name: _round(v) for name, v in context.items()}))
     if kind in ("too_short", "too_long", "string_too_short"):
         return _length(kind, context, found)
     if kind == "missing_path":
         return Explained("missing-path", sentence=f"no such file or folder: {quoted(found)}")
     if kind in ("value_error", "assertion_error"):
+        said = _plain(str(context.get("error", error["msg"])))
         return Explained(
-            "wrong-value", sentence=f"{_plain(str(context.get('error', error['msg'])))} ({describe(found)})"
+            "wrong-value", sentence=said if isinstance(found, (dict, list)) else f"{said} ({describe(found)})"
         )
     return _other(kind, str(error["msg"]))
 
@@ -101,6 +102,10 @@ def _length(kind: str, context: dict[str, Any], found: Any) -> Explained:
     number, side = (context["min_length"], "least") if kind == "too_short" else (context["max_length"], "most")
     units = unit if number == 1 else {"entry": "entries", "item": "items"}[unit]
     return Explained("wrong-value", sentence=f"expected at {side} {number} {units}, found {context['actual_length']}")
+
+
+def _round(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _other(kind: str, message: str) -> Explained:

@@ -91,6 +91,7 @@ class _Filler:
         inside = _INSIDE.search(text)
         if inside and inside.group(1) in self.params:
             message = f'"{inside.group()}" stands inside a longer text, where it would not be replaced'
+            self.filled.used.add(inside.group(1))
             self._report("params", message, path, span, allowed=f"{inside.group()} as the whole value")
         return self._dollar(text, path, span, None)
 
@@ -100,6 +101,8 @@ class _Filler:
         if text.startswith("$$"):
             return text[1:]
         found = REFERENCE.fullmatch(text)
+        if param is not None and text.partition(".")[0] == f"${PARAMS}":
+            return MARK + text  # a parameter made of another one: reported where it is declared
         if found is None:
             allowed = "$name, $name.output or $params.name; write $$ for a text that begins with a dollar"
             self._report("reference", f'"{text[:60]}" is not a reference', path, span, allowed=allowed)

@@ -133,7 +133,7 @@ def _may_stand(param: ParamField, path: Path) -> bool:
 
 
 def _misplaced(source: Source, entry: Entry, mention: Mention) -> Problem:
-    where = f"{dotted(mention.path)} of {entry.section[:-1]} {entry.name}"
+    where = f'field "{dotted(mention.path)}" of {entry.section[:-1]} "{entry.name}"'
     message = f"the reference {mention} cannot stand in {where}: this part takes plain values"
     allowed = 'plain values and $params.name; write "$$" for a text that begins with a dollar'
     return source.problem(

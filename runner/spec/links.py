@@ -21,12 +21,17 @@ from runner.steps import OutputField, ParamField
 
 @dataclass(frozen=True)
 class Links:
-    """Checks the references of one variant. ``models`` and ``steps`` hold every entry, also those that are wrong."""
+    """Checks the references of one variant.
+
+    ``models`` and ``steps`` hold every entry that could be judged, also those that are wrong. ``unsure`` holds names of
+    which nothing can be said (None: any name may be one), since the mistake that hides them is reported elsewhere.
+    """
 
     source: Source
     models: Mapping[str, Judged]
     steps: Mapping[str, Judged]
     params: Mapping[str, Any]
+    unsure: frozenset[str] | None = frozenset()
 
     def problems(self, judged: Judged) -> list[Problem]:
         """What is wrong with the references of one entry."""
@@ -38,8 +43,10 @@ class Links:
         return found
 
     def _check(self, judged: Judged, name: str, mention: Mention) -> Problem | None:
+        if self.unsure is not None and mention.name in self.unsure:
+            return None
         if mention.name not in self.models and mention.name not in self.steps:
-            return self._unknown(judged, mention)
+            return self._unknown(judged, mention) if self.unsure is not None else None
         if mention.name == judged.entry.name:
             message = f"{judged.entry.section[:-1]} {judged.entry.name} refers to itself"
             return self._problem("cycle", message, judged, mention)
@@ -69,7 +76,7 @@ class Links:
         if mention.field is None:
             if any(issubclass(target.output, kind) for kind in param.artifacts):
                 return None
-            found = f"{mention} is a {target.output.__name__} ({target.name})"
+            found = f"{mention} gives {target.output.__name__} ({target.name})"
             fitting = [f"{mention}.{o.name}" for o in target.outputs.values() if output_fits(o, param)]
             return self._mismatch(judged, param, mention, found, fitting[0] if fitting else None)
         output = target.outputs.get(mention.field)
@@ -126,8 +133,8 @@ class Links:
             return self._no_output(judged, mention, list(target.outputs))
         if str(mention) in fitting:
             return None
-        found = output_words(target.outputs[mention.field]) if mention.field else f"a {target.output.__name__}"
-        text = f"{message}, but {mention} is {found}"
+        found = output_words(target.outputs[mention.field]) if mention.field else target.output.__name__
+        text = f"{message}, but {mention} {'is' if mention.field else 'gives'} {found}"
         return self._problem("type-mismatch", text, judged, mention, fitting[0] if fitting else None)
 
     def _mismatch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ def type_words(annotation: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_words(option) for option in args if option is not type(None))
     if origin in (list, tuple):
-        return "a list" if not args or args[0] is Any else f"a list ({type_words(args[0])})"
+        return "a list" if not args or args[0] is Any else f"a list (items: {type_words(args[0])})"
     name = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     return _TYPES.get(origin or annotation, f"a mapping ({name})" if isinstance(annotation, type) else name)
 
@@ -138,7 +139,7 @@ def _made(step: StepDefinition) -> type[BaseModel]:
     for name, param in step.params.items():
         fields[f"param_{name}"] = (_annotation(param), _field(param))
     config = ConfigDict(extra="forbid", title=step.name, protected_namespaces=(), arbitrary_types_allowed=True)
-    made: Any = create_model(step.name, __config__=config, __doc__=step.summary or None, **fields)
+    made: Any = create_model(re.sub(r"\W", "_", step.name), __config__=config, __doc__=step.summary or None, **fields)
     return typing.cast("type[BaseModel]", made)
 
 

@@ -90,7 +90,7 @@ def _words(path: Path, complaint: Complaint, message: str) -> tuple[str, str | N
     """Better words where the general ones would show a pattern or miss the point."""
     if path == ("name",) and complaint.kind == "string_pattern_mismatch":
         return (
-            f"name: {complaint.found!r} is not a short name",
+            f"name: {quoted(complaint.found)} is not a short name",
             "letters, digits, '.', '-' and '_', beginning with a letter or digit",
         )
     if len(path) == 2 and path[0] in ("models", "steps") and complaint.found is None:

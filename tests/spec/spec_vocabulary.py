@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from runner.context import StepContext
 from runner.models.base import ChatModel, Classifier, ImageTextEncoder
@@ -143,6 +143,13 @@ class Clip(ModelConfig):
 
     kind: ClassVar[type[ImageTextEncoder]] = ImageTextEncoder
     name: str
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_file(cls, value: str) -> str:
+        if value == "blob":
+            raise ValueError("weights are named, not given as a blob")
+        return value
 
 
 class ZeroShot(ModelConfig):
