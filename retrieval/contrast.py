@@ -25,22 +25,26 @@ def display_names(task: Mapping[str, Any], targets: Sequence[str]) -> dict[str, 
 def swap_target(text: str, names: Sequence[str], other: str) -> str | None:
     """``text`` with the first of ``names`` that occurs in it (whole words) replaced by ``other``; None if none does.
 
-    A plural ending stays, and an article before the name follows the new name's first letter.
+    A plural ending stays; "a" or "an" before the name follows the new name's first letter. Articles inside names are
+    left aside.
     """
-    for name in names:
+    bare = _bare(other)
+    for name in map(_bare, names):
         words = r"\s+".join(re.escape(word) for word in name.split())
-        pattern = re.compile(rf"(?<!\w)(?P<article>(?:an?)\s+)?{words}(?P<plural>s|es)?(?!\w)", re.IGNORECASE)
+        pattern = re.compile(rf"(?<!\w)(?P<article>an?\s+)?{words}(?P<plural>s|es)?(?!\w)", re.IGNORECASE)
         if words and pattern.search(text):
-            return pattern.sub(lambda match: _article(match["article"], other) + other + (match["plural"] or ""), text)
+            return pattern.sub(lambda match: _article(match["article"], bare) + bare + (match["plural"] or ""), text)
     return None
 
 
-def _article(found: str | None, other: str) -> str:
+def _bare(name: str) -> str:
+    return re.sub(r"(?i)^\s*(an?|the)\s+", "", name)
+
+
+def _article(found: str | None, name: str) -> str:
     if not found:
         return ""
-    if re.match(r"(?i)(an?|the)\s", other):
-        return ""
-    article = "an " if other[:1].lower() in "aeiou" else "a "
+    article = "an " if name[:1].lower() in tuple("aeiou") else "a "
     return article.capitalize() if found[0].isupper() else article
 
 

@@ -23,6 +23,9 @@ Reason = Literal["empty", "undecodable", "truncated", "too_large", "too_small"]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
 """Formats that are read. Pillow knows more, some of which start other programs or hide further files."""
 
+PILLOW_LIMIT = 89_478_485
+"""Pixels above which Pillow warns of a decompression bomb; never exceeded, whatever the limits say."""
+
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,7 +43,7 @@ _DECODER_ERRORS = (
     Image.DecompressionBombWarning,
 )  # fmt: skip
 
-# A filter for the whole process: catch_warnings is not thread-safe. `decode` checks the size itself as well.
+# For the whole process, since catch_warnings is not thread-safe. Anybody may reset it: `decode` checks sizes itself.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
@@ -48,7 +51,7 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 class ImageLimits:
     """What is accepted: at most ``max_pixels`` (width x height), smaller side at least ``min_side`` pixels.
 
-    Pillow's own guard (89 million pixels) stands above ``max_pixels``.
+    ``PILLOW_LIMIT`` stands above ``max_pixels``.
     """
 
     max_pixels: int = 50_000_000
@@ -101,8 +104,9 @@ def thumbnail(image: Image.Image, side: int = 160) -> bytes:
 
 def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
     width, height = size
-    if width * height > limits.max_pixels:
-        raise UnreadableImage("too_large", f"{width} x {height} is more than {limits.max_pixels} pixels")
+    most = min(limits.max_pixels, PILLOW_LIMIT)
+    if width * height > most:
+        raise UnreadableImage("too_large", f"{width} x {height} is more than {most} pixels")
     if min(size) < max(limits.min_side, 1):
         raise UnreadableImage("too_small", f"{width} x {height}, smaller side below {limits.min_side}")
 

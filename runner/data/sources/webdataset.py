@@ -9,6 +9,7 @@ Python's ``tarfile`` ends quietly where a tar is cut off; here the missing end i
 
 from __future__ import annotations
 
+import itertools
 import json
 import lzma
 import os
@@ -61,17 +62,27 @@ class WebDataset(Source):
         found, left = [], self._limit
         for name in sorted(self._paths):
             status = self._paths[name].stat()
-            records = None
-            if left is not None:
-                records = min(left, sum(1 for _ in self._pictures(name)))
-                left -= records
+            records = None if left is None else self._count(name, left)
+            left = None if left is None else left - (records or 0)
             if records != 0:
                 stamp = digest([name, status.st_size, status.st_mtime_ns, self._fields, records])
                 found.append(Shard(name, stamp, records))
         return found
 
+    def _count(self, name: str, most: int) -> int | None:
+        try:
+            with _open(self._paths[name]) as tar:
+                return sum(1 for _ in itertools.islice(self._samples(tar, name, report=False), most))
+        except DataError:  # reported when the shard is read
+            return None
+
     def _records(self, shard: Shard) -> Iterator[Record]:
-        with _open(self._paths[shard.name]) as tar:
+        try:
+            tar = _open(self._paths[shard.name])
+        except DataError as error:
+            self.problems.add("damaged_shard", shard.name, error.message, shard=shard.name)
+            return
+        with tar:
             for number, (uri, sample, image) in enumerate(self._samples(tar, shard.name, report=True)):
                 if shard.records is not None and number >= shard.records:
                     return
@@ -86,10 +97,6 @@ class WebDataset(Source):
     def _text(self, tar: tarfile.TarFile, sample: Sample, role: str) -> bytes | None:
         member = sample.fields.get((self._fields[role] or "").lower())
         return None if member is None else _content(tar, member)
-
-    def _pictures(self, name: str) -> Iterator[tuple[str, Sample, tarfile.TarInfo]]:
-        with _open(self._paths[name]) as tar:
-            yield from self._samples(tar, name, report=False)
 
     def _samples(
         self, tar: tarfile.TarFile, shard: str, *, report: bool
@@ -151,6 +158,8 @@ class WebDataset(Source):
             return None
         found = {}
         for shard in self.shards():
+            if self._count(shard.name, 1) is None:
+                continue
             with _open(self._paths[shard.name]) as tar:
                 for uri, sample, _ in self._samples(tar, shard.name, report=False):
                     label = clean_caption(self._text(tar, sample, "label"))
@@ -199,7 +208,7 @@ def _open(path: Path) -> tarfile.TarFile:
     try:
         return tarfile.open(path, "r:*", errorlevel=2)
     except _TAR_ERRORS as error:
-        raise DataError(f"{path} is not a readable tar file ({error})") from error
+        raise DataError(f"{path} is not a readable tar file ({str(error).partition(chr(10))[0]})") from error
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
