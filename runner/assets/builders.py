@@ -49,12 +49,14 @@ def module_tensors(file: Path, classes: tuple[str, ...]) -> dict[str, Any]:
 
     inert = [(type(name.rpartition(".")[2], (), {}), name) for name in classes]
     try:
+        foreign = set(torch.serialization.get_unsafe_globals_in_checkpoint(file)) - set(classes)
+        if foreign:
+            raise AssetError(f"{file.name} names {', '.join(sorted(foreign))}, more than the registered classes")
         with torch.serialization.safe_globals(inert):  # type: ignore[arg-type]
             module = torch.load(file, weights_only=True, map_location="cpu")
         return _tensors(module, "")
-    except (pickle.UnpicklingError, RuntimeError, AttributeError, TypeError, EOFError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise AssetError(f"{file.name} holds more than the registered classes, or is damaged: {reason}") from error
+    except (pickle.UnpicklingError, RuntimeError, AttributeError, TypeError, ValueError, EOFError) as error:
+        raise AssetError(f"{file.name} is no pickled module, or damaged ({type(error).__name__})") from error
 
 
 def _tensors(module: Any, prefix: str) -> dict[str, Any]:

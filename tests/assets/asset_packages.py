@@ -28,14 +28,19 @@ def make_wheel(folder: Path, name: str, members: Mapping[str, bytes], version: s
         for member, data in members.items():
             archive.writestr(member, data)
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
     return path
 
 
 def one_file(data: bytes, package: str = "carrier", **more: Any) -> dict[str, Any]:
     """An entry with one file from one wheel."""
-    source = {"kind": "pypi", "packages": [{"name": package, "version": "1.0", "members": {"carrier/data.bin": "data.bin"}}]}
+    source = {
+        "kind": "pypi",
+        "packages": [{"name": package, "version": "1.0", "members": {"carrier/data.bin": "data.bin"}}],
+    }
     return {"files": [row("data.bin", data)], "sources": [source], **more}
 
 

