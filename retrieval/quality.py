@@ -149,6 +149,8 @@ def components(group: Ints, row: Ints, vectors: NDArray[np.floating], threshold:
     order = np.argsort(group, kind="stable")
     for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
         chosen = vectors[row[members]].astype(np.float32)
+        # Stored at half precision, unit vectors are unit to 1e-3 only.
+        chosen /= np.linalg.norm(chosen, axis=1, keepdims=True)
         linked = csr_array(chosen @ chosen.T >= threshold)
         found[members] = connected_components(linked, directed=False)[1]
     return found

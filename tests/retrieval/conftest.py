@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# The first call of scipy imports for longer than a deadline.
-hypothesis.settings.register_profile("patient", deadline=None)
-hypothesis.settings.load_profile("patient")
-
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_encoder import ColourEncoder
 
 from runner.context import local_context
+
+# The first call of scipy imports for longer than a deadline.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def picture(seed: int, colour=None, size=(24, 20), kind="PNG") -> bytes:
