@@ -80,7 +80,7 @@ def _forest(rows: list[dict[str, Any]], domain: tuple[float, float], ticks: str,
     )
     colour = alt.Color("verdict:N", scale=alt.Scale(domain=list(COLOURS), range=list(COLOURS.values())), legend=None)
     shape = alt.Shape("verdict:N", scale=alt.Scale(domain=list(SHAPES), range=list(SHAPES.values())), legend=None)
-    data = alt.Data(values=rows)
+    data = alt.InlineData(values=rows)
     base = alt.Chart(data).encode(y=y)
     layers = [
         base.mark_rule(strokeWidth=2.5, strokeCap="round", opacity=0.55).encode(

@@ -11,6 +11,8 @@ from typing import Any
 from markupsafe import Markup, escape
 
 NARROW = "\u202f"
+DASH = NOTHING = "\u2013"
+MINUS = "\u2212"
 LONGEST = 160
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -44,7 +46,7 @@ def _steers(character: str) -> bool:
 
 def named(text: Any, limit: int = LONGEST) -> Markup:
     """A name or text of others as HTML: escaped, and isolated so that its writing direction stays its own."""
-    return Markup("<bdi>{}</bdi>").format("–" if text is None else clean(text, limit))
+    return Markup("<bdi>{}</bdi>").format(NOTHING if text is None else clean(text, limit))
 
 
 def listed(texts: Iterable[Any], limit: int = 4) -> Markup:
@@ -54,57 +56,57 @@ def listed(texts: Iterable[Any], limit: int = 4) -> Markup:
     if len(names) > limit:
         shown.append(Markup("{} more").format(len(names) - limit))
     if len(shown) < 2:
-        return shown[0] if shown else Markup("–")
+        return shown[0] if shown else escape(NOTHING)
     return Markup("{} and {}").format(Markup(", ").join(shown[:-1]), shown[-1])
 
 
 def percent(share: float | None) -> str:
     """``61 %``."""
-    return "–" if share is None else f"{100 * share:.0f}{NARROW}%"
+    return NOTHING if share is None else f"{100 * share:.0f}{NARROW}%"
 
 
 def percent_interval(low: float | None, high: float | None) -> str:
     """``51–70 %``."""
-    return "–" if low is None or high is None else f"{100 * low:.0f}–{100 * high:.0f}{NARROW}%"
+    return NOTHING if low is None or high is None else f"{100 * low:.0f}{DASH}{100 * high:.0f}{NARROW}%"
 
 
 def points(difference: float | None) -> str:
     """``+12`` or ``−23``: percentage points."""
-    return "–" if difference is None else _signed(difference)
+    return NOTHING if difference is None else _signed(difference)
 
 
 def points_interval(low: float | None, high: float | None) -> str:
     """``−33 to −12``."""
-    return "–" if low is None or high is None else f"{_signed(low)} to {_signed(high)}"
+    return NOTHING if low is None or high is None else f"{_signed(low)} to {_signed(high)}"
 
 
 def _signed(value: float) -> str:
     rounded = round(100 * value)
-    return "0" if rounded == 0 else f"{rounded:+d}".replace("-", "−")
+    return "0" if rounded == 0 else f"{rounded:+d}".replace("-", MINUS)
 
 
 def size_of(difference: float | None) -> str:
     """``23 points``, without a sign."""
     if difference is None:
-        return "–"
+        return NOTHING
     rounded = round(100 * abs(difference))
     return f"{rounded} point{'' if rounded == 1 else 's'}"
 
 
 def p_value(value: float | None) -> str:
     """``0.034``, or ``< 0.001``."""
-    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return NOTHING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def whole(number: float | None) -> str:
     """``12 345`` with thin spaces."""
-    return "–" if number is None else f"{number:,.0f}".replace(",", NARROW)
+    return NOTHING if number is None else f"{number:,.0f}".replace(",", NARROW)
 
 
 def duration(seconds: float | None) -> str:
     """``3.2 s``, ``6 min 40 s``, ``2 h 5 min``."""
     if seconds is None:
-        return "–"
+        return NOTHING
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -113,7 +115,7 @@ def duration(seconds: float | None) -> str:
 
 def moment(value: datetime | None) -> str:
     """``20 November 2026, 10:15 UTC``."""
-    return "–" if value is None else f"{value.day} {value:%B %Y, %H:%M} UTC"
+    return NOTHING if value is None else f"{value.day} {value:%B %Y, %H:%M} UTC"
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:
@@ -134,9 +136,9 @@ def unpacked(text: str | None) -> Any:
 def cell(value: Any) -> Markup:
     """Any value of a results table."""
     if value is None:
-        return Markup("–")
+        return escape(NOTHING)
     if isinstance(value, bool):
-        return Markup("yes" if value else "no")
+        return escape("yes" if value else "no")
     if isinstance(value, float):
         return escape(f"{value:.4g}")
     if isinstance(value, datetime):
