@@ -89,7 +89,7 @@ def publish_folder(source: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove temporary names that killed writers of ``path`` left. Call it only while nobody else writes ``path``."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove temporary names that killed writers of ``folder/name`` left. Only while nobody else writes there."""
+    for leftover in folder.glob(f".{name}.*.tmp"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from runner.errors import StepError
 from runner.graph.columns import conform
@@ -65,7 +65,10 @@ def plain(value: Any, field: OutputField, step: str) -> Any:
     where = f"step {step!r}, output {field.name!r}"
     try:
         adapter = TypeAdapter(field.annotation)
-        data = adapter.dump_python(adapter.validate_python(value, strict=True), mode="json")
+        # Not mode="json": that would turn an infinite float inside a value of type Any into null.
+        data = to_jsonable_python(
+            adapter.dump_python(adapter.validate_python(value, strict=True)), inf_nan_mode="constants"
+        )
         text = json.dumps(data, ensure_ascii=False)
         adapter.validate_json(text)
     except ValidationError as error:

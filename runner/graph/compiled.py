@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -41,7 +41,7 @@ def build(plan: Plan, executor: Executor) -> StateGraph[RunState]:
     """The graph. A node waits for all nodes it depends on; failed ones count, and the node then says ``not run``."""
     graph = StateGraph(RunState)
     for node in plan.nodes:
-        graph.add_node(node.id, _as_graph_node(node, executor), input_schema=RunState)
+        graph.add_node(node.id, _as_graph_node(node, executor))
         before = [plan.by_key[key].id for key in node.depends_on]
         if before:
             graph.add_edge(before, node.id)
@@ -50,7 +50,7 @@ def build(plan: Plan, executor: Executor) -> StateGraph[RunState]:
     return graph
 
 
-def _as_graph_node(node: PlanNode, executor: Executor) -> Callable[[RunState], Awaitable[RunState]]:
+def _as_graph_node(node: PlanNode, executor: Executor) -> Any:
     async def run_node(state: RunState) -> RunState:
         return {"steps": {node.id: await executor.visit(node, state["steps"])}}
 

@@ -72,9 +72,12 @@ class Executor:
             manifest = self.store.manifest(node.key)
             self.store.check_small(node.key)
             if manifest is not None:
+                self.store.forget_scratch(node.key)
                 self._finished(node, manifest, self.store.tables(node.key))
         except DamagedArtifact as damage:
             self.sink.message(node.label, "warning", f"{damage.message}; the step runs again", None)
+            with self.workspace.step_lock(node.key):
+                self.store.discard(node.key)
 
     async def visit(self, node: PlanNode, earlier: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Bring one node to its end; returns its small JSON for the graph's state."""
@@ -155,6 +158,7 @@ class Executor:
         async with self._held(node):
             manifest = self._existing(node)
             if manifest is not None:
+                shutil.rmtree(self.workspace.partial / node.key, ignore_errors=True)
                 return manifest
             self.sink.state(node.label, "running", None)
             made: Manifest = await self.engine.run(self._call(node))
@@ -163,6 +167,8 @@ class Executor:
     def _existing(self, node: PlanNode) -> Manifest | None:
         try:
             manifest = self.store.manifest(node.key)
+            if manifest is not None:
+                self.store.check_small(node.key)
         except DamagedArtifact:
             self.store.discard(node.key)
             return None

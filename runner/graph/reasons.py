@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from runner.graph.nodes import PlanNode
@@ -73,7 +74,9 @@ def _input_change(name: str, now: Any, steps: Mapping[str, str]) -> str:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, dict) and set(value) in ({"$path"}, {"$asset"}):
-        value = next(iter(value.values()))
+    if isinstance(value, dict) and set(value) == {"$path"}:
+        value = PurePath(value["$path"]).name
+    elif isinstance(value, dict) and set(value) == {"$asset"}:
+        value = value["$asset"]
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

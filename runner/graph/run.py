@@ -21,6 +21,7 @@ from runner.errors import (
     EXIT_OK,
     EXIT_PARTIAL,
     EXIT_WAITING,
+    BudgetExceeded,
     Interrupted,
     RunnerError,
     StepError,
@@ -133,7 +134,7 @@ def execute(
         folder = workspace.new_run(spec.name)
         folder.lock.acquire()
     try:
-        return _Attempt(plan, workspace, results, folder, options).run({})
+        return _attempt(plan, workspace, results, folder, options, {})
     finally:
         folder.lock.release()
 
@@ -171,7 +172,7 @@ def resume_run(
                 f"run {run_id} cannot go on: files, models or steps it depends on have changed since",
                 hint=f"begin a new run: {_command(spec)}",
             )
-        return _Attempt(plan, workspace, results or _results_of(record), folder, options).run(replies)
+        return _attempt(plan, workspace, results or _results_of(record), folder, options, replies)
 
 
 def _results_of(record: Mapping[str, Any]) -> ResultsSink:
@@ -234,6 +235,18 @@ def _command(spec: CompiledSpec) -> str:
     return shlex.join(["runner", "exec", str(spec.path), *settings])
 
 
+def _attempt(
+    plan: Plan,
+    workspace: Workspace,
+    results: ResultsSink,
+    folder: RunFolder,
+    options: Options,
+    answers: Mapping[str, Any],
+) -> RunOutcome:
+    with signals_turn(options.stop, options.sink.say):
+        return _Attempt(plan, workspace, results, folder, options).run(answers)
+
+
 class _Attempt:
     """One attempt of a run, from its lock to its last row."""
 
@@ -243,7 +256,7 @@ class _Attempt:
         self.plan, self.workspace, self.folder, self.options = plan, workspace, folder, options
         before = folder.record() if folder.record_path.exists() else None
         self.device = options.device or provenance.device()
-        atomic.remove_leftovers(folder.record_path)
+        atomic.remove_leftovers(folder.path)
         self._store_spec()
         self.store = ArtifactStore(workspace)
         self.journal = RunJournal(folder, self._is_valid)
@@ -279,9 +292,7 @@ class _Attempt:
         self.folder.write_record(self.record.to_json())
         sink.plan([node.label for node in self.plan.nodes])
         try:
-            with signals_turn(self.options.stop, sink.say):
-                status = self._status(self._executed(answers))
-                return self._concluded(status)
+            return self._concluded(self._status(self._executed(answers)))
         finally:
             with contextlib.suppress(Exception):
                 self.recorder.close()
@@ -306,7 +317,7 @@ class _Attempt:
             self._tell_of_cached_items()
             executor.settle()
             asyncio.run(self._graph(executor, answers))
-        except (Interrupted, StepError) as error:
+        except (Interrupted, StepError, BudgetExceeded) as error:
             self.error = error
         finally:
             pool.close()

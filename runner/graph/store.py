@@ -90,7 +90,7 @@ class ArtifactStore:
         meta = dataclasses.replace(meta, created=meta.created or _now())
         _remove_strangers(staging, outputs)
         _write(staging / MANIFEST, _manifest_text(key, meta, outputs))
-        atomic.remove_leftovers(self.folder(key))
+        atomic.remove_leftovers(self.workspace.artifacts, key)
         atomic.publish_folder(staging, self.folder(key))
         shutil.rmtree(self.workspace.partial / key, ignore_errors=True)
         return Manifest(key, meta, outputs)
@@ -161,6 +161,14 @@ class ArtifactStore:
             aside = atomic.temporary_name(self.folder(key))
             self.folder(key).rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
+
+    def forget_scratch(self, key: str) -> None:
+        """Remove what a process left that was killed just after its artifact was in place."""
+        lock = self.workspace.step_lock(key)
+        leftover = self.workspace.partial / key
+        if (leftover.exists() or lock.path.exists()) and lock.try_acquire():
+            shutil.rmtree(leftover, ignore_errors=True)
+            lock.release(remove=True)
 
     def _required(self, key: str) -> Manifest:
         manifest = self.manifest(key)

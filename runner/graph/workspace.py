@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
+import shutil
+import time
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +19,7 @@ from runner.graph.items import SqliteItems
 from runner.graph.locks import FileLock, is_held
 
 _RECORD = "run.json"
+_STILLBORN_SECONDS = 3600
 
 
 class Workspace:
@@ -76,11 +80,20 @@ class Workspace:
 
     def new_run(self, name: str) -> RunFolder:
         """Make the folder of a new run: UTC time, name, four random digits."""
+        self._remove_stillborn()
         stem = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60] or "run"
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{stem}-{secrets.token_hex(2)}"
         folder = self.runs_folder / run_id
         folder.mkdir(parents=True)
         return RunFolder(folder)
+
+    def _remove_stillborn(self) -> None:
+        """Folders of runs that were killed before they had a ``run.json``; young ones may still be about to get it."""
+        for path in self.runs_folder.iterdir():
+            with contextlib.suppress(OSError):
+                old = time.time() - path.stat().st_mtime > _STILLBORN_SECONDS
+                if old and not (path / _RECORD).exists() and not RunFolder(path).is_busy():
+                    shutil.rmtree(path)
 
 
 class RunFolder:

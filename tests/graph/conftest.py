@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import graph_sample as sample
+
 from runner.graph import Workspace
 
 

@@ -1,8 +1,4 @@
-"""Steps and specs to run the executor with, and the child process of the kill tests.
-
-Run as ``python graph_sample.py SPEC.json [SIGNAL]`` it executes a spec with the real results database. With
-``KILL_AT=N`` it sends itself the signal at its N-th fsync or rename.
-"""
+"""Steps and specs to run the executor with, and what the child processes of the kill tests do (``child``)."""
 
 from __future__ import annotations
 
@@ -106,9 +102,9 @@ def item(ctx: StepContext, key: list[Any], value: float) -> float:
     known = ctx.items.get(item_key(*key))
     if known is None:
         time.sleep(pause())
-        log(f"item {json.dumps(key)}")
         known = json.dumps(value).encode()
         ctx.items.put(item_key(*key), known)
+        log(f"item {json.dumps(key)}")
     return json.loads(known)
 
 
@@ -315,20 +311,16 @@ def kill_at(number: int, signal_number: int) -> None:
     Path.rename = counting(Path.rename)  # type: ignore[method-assign]
 
 
-def main() -> int:
+def child(path: str, kill_number: int | None, signal_number: int, environment: dict[str, str]) -> None:
+    """Execute the spec in ``path`` with the real results database and exit with the outcome's code."""
     from results.store import ResultsStore
     from runner.graph import Workspace, execute
 
-    path = Path(sys.argv[1])
-    if os.environ.get("KILL_AT"):
-        kill_at(int(os.environ["KILL_AT"]), int(sys.argv[2]) if len(sys.argv) > 2 else signal.SIGKILL)
-    spec = compile_sample(path.read_text(), str(path), path.parent)
-    workspace = Workspace(spec.results.parent)
-    outcome = execute(spec, workspace, ResultsStore(spec.results), device="cpu")
-    print("\n".join(outcome.lines()))
-    return outcome.exit_code
-
-
-if __name__ == "__main__":
-    sys.modules["graph_sample"] = sys.modules["__main__"]
-    sys.exit(main())
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if kill_number is not None:
+        kill_at(kill_number, signal_number)
+    spec = compile_sample(Path(path).read_text(), path, Path(path).parent)
+    outcome = execute(spec, Workspace(spec.results.parent), ResultsStore(spec.results), device="cpu")
+    print("\n".join(outcome.lines()), flush=True)
+    sys.exit(outcome.exit_code)
