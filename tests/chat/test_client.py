@@ -227,3 +227,12 @@ async def test_what_a_class_name_orders_is_only_text(faults: Any, make_client: A
         reply = await make_client(server.base_url).complete(question(order, schema=schema), ctx)
     assert reply.data["animal"] in ("cat", "dog", "frog")
     assert server.requests == 2
+
+
+async def test_a_schema_that_is_none_is_said_before_anything_is_sent(faults: Any, make_client: Any, ctx: Any) -> None:
+    with faults.serving() as server:
+        client = make_client(server.base_url)
+        with pytest.raises(EndpointError, match="not a JSON Schema") as error:
+            await client.complete(question(schema={"type": "bogus"}), ctx)
+    assert (error.value.scope, server.requests) == ("item", 0)
+    assert ctx.journal.calls[0]["outcome"] == "item"

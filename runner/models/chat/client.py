@@ -20,7 +20,7 @@ from runner.models.chat.accounting import Ledger
 from runner.models.chat.cache import ReplyCache
 from runner.models.chat.controller import PerLoop, gate_for
 from runner.models.chat.keys import draw_seed, reply_key
-from runner.models.chat.parse import InvalidReply, parse_reply
+from runner.models.chat.parse import InvalidReply, check_schema, parse_reply
 from runner.models.chat.prices import Price
 from runner.models.chat.sender import Patience, Sender
 from runner.models.chat.wire import Backend, Payload, RawReply
@@ -133,6 +133,11 @@ class Client(ChatModel):
                 payload = replace(payload, messages=payload.messages + _repair(reply, error, request))
 
     def _payload(self, request: ChatRequest) -> Payload:
+        if request.schema is not None:
+            try:
+                check_schema(request.schema)
+            except ValueError as error:
+                raise EndpointError(f"the question's schema is {error}", scope="item") from error
         temperature = request.temperature if self.settings.temperature is None else self.settings.temperature
         return Payload(
             messages=request.messages,

@@ -6,6 +6,7 @@ infinite numbers, no echo of the schema, a bounded size); the schema always has 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -40,6 +41,25 @@ def parse_reply(text: str, schema: dict[str, Any], *, whole: bool = False) -> An
             if problem is None or isinstance(problem, NotJson):
                 problem = error
     raise problem or NotJson("the reply holds no JSON")
+
+
+def check_schema(schema: dict[str, Any]) -> None:
+    """Raise ``ValueError`` unless ``schema`` is a JSON Schema."""
+    problem = _schema_problem(json.dumps(schema, sort_keys=True))
+    if problem:
+        raise ValueError(problem)
+
+
+@functools.lru_cache(maxsize=256)
+def _schema_problem(text: str) -> str:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    try:
+        Draft202012Validator.check_schema(json.loads(text))
+    except SchemaError as error:
+        return f"not a JSON Schema, at {error.json_path}: {error.message[:_SHOWN]}"
+    return ""
 
 
 class NotJson(InvalidReply):

@@ -73,18 +73,18 @@ def load(folder: Path, gguf_file: str | None, dtype: str, device: str) -> Loaded
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if gguf_file is not None:
         source["gguf_file"] = gguf_file
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, **source)
-        model: Any
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelRefused(f"{folder} cannot be loaded: {error}") from error
+    model, report = loaded
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelRefused(f"{folder} lacks weights that its config asks for, such as {some}")
