@@ -16,7 +16,28 @@ MAX_NAME = 60
 """Characters of an attribute or value; longer ones are sentences, not names."""
 
 _CATCH_ALLS = frozenset(
-    ["all", "any", "both", "default", "different", "etc", "misc", "miscellaneous", "mixed", "n/a", "na", "none", "normal", "nothing", "other", "others", "unknown", "unspecified", "varied", "various"]
+    [
+        "all",
+        "any",
+        "both",
+        "default",
+        "different",
+        "etc",
+        "misc",
+        "miscellaneous",
+        "mixed",
+        "n/a",
+        "na",
+        "none",
+        "normal",
+        "nothing",
+        "other",
+        "others",
+        "unknown",
+        "unspecified",
+        "varied",
+        "various",
+    ]
 ) | {"not applicable", "not visible", "not specified"}
 _CATCH_ALL_START = re.compile(r"(any|other|none of|all other|everything)\b")
 _INVISIBLE = frozenset({"yes", "no", "true", "false"})

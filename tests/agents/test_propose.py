@@ -20,7 +20,9 @@ GOOD = biases(("lighting", ["dark", "bright"]), ("place", ["sofa", "grass"]), ("
 
 
 def table(artifact):
-    return [(r["target"], r["attribute"], tuple(r["bias_values"]), r["status"]) for r in artifact.attributes.to_pylist()]
+    return [
+        (r["target"], r["attribute"], tuple(r["bias_values"]), r["status"]) for r in artifact.attributes.to_pylist()
+    ]
 
 
 def reasons(artifact):
@@ -164,9 +166,7 @@ async def test_best_of_merges_draws_and_resamples_stay_apart(scripted, ctx):
 
 async def test_shared_attributes_are_asked_for_once(scripted, ctx):
     llm = scripted(lambda request, data: GOOD)
-    done = await propose(
-        ctx, llm=llm, task=TASK, classes=["cat", "dog"], shared_across_targets=True, max_attributes=3
-    )
+    done = await propose(ctx, llm=llm, task=TASK, classes=["cat", "dog"], shared_across_targets=True, max_attributes=3)
     assert len(llm.requests) == 1 and len(table(done)) == 6
 
 
@@ -223,7 +223,11 @@ async def test_same_script_gives_the_same_bytes(scripted, tmp_path):
 
     done = [
         await propose(
-            local_context(tmp_path / str(i)), llm=scripted(lambda r, d: GOOD), task=TASK, classes=["cat", "dog"], best_of=2
+            local_context(tmp_path / str(i)),
+            llm=scripted(lambda r, d: GOOD),
+            task=TASK,
+            classes=["cat", "dog"],
+            best_of=2,
         )
         for i in range(2)
     ]
@@ -244,9 +248,7 @@ def writer(request, data):
 
 
 async def made(scripted, ctx, answer=writer, classes=("cat", "dog"), **options):
-    proposals = await propose(
-        ctx, llm=scripted(lambda r, d: GOOD), task=TASK, classes=list(classes), max_attributes=3
-    )
+    proposals = await propose(ctx, llm=scripted(lambda r, d: GOOD), task=TASK, classes=list(classes), max_attributes=3)
     llm = scripted(answer)
     done = await caption(ctx, llm=llm, biases=proposals, **options)
     return done.captions.to_pylist(), llm
@@ -268,11 +270,15 @@ async def test_unfit_captions_are_asked_for_again_one_by_one(scripted, ctx):
             return writer(request, data)
         if "rejected" in data:
             assert list(data["captions"].values()) == ["bright"]
-            return json.dumps({"captions": {k: "A bright cat" for k in data["captions"]}})
+            return json.dumps({"captions": dict.fromkeys(data["captions"], "A bright cat")})
         return json.dumps({"captions": {"v0": "A dark cat", "v1": "A bright animal"}})
 
     rows, _ = await made(scripted, ctx, answer)
-    lighting = [(r["text"], r["status"], r["drop_reason"]) for r in rows if r["target"] == "cat" and r["attribute"] == "lighting"]
+    lighting = [
+        (r["text"], r["status"], r["drop_reason"])
+        for r in rows
+        if r["target"] == "cat" and r["attribute"] == "lighting"
+    ]
     assert sorted(lighting) == [
         ("A bright animal", "dropped", "does not name 'cat'"), ("A bright cat", "kept", None), ("A dark cat", "kept", None),
     ]  # fmt: skip
@@ -281,11 +287,13 @@ async def test_unfit_captions_are_asked_for_again_one_by_one(scripted, ctx):
 async def test_the_models_template_stands_in_for_captions_it_cannot_write(scripted, ctx):
     def answer(request, data):
         if data.get("bias attribute") == "pose":
-            return json.dumps({"captions": {k: "A cat and a dog" for k in data["captions"]}})
+            return json.dumps({"captions": dict.fromkeys(data["captions"], "A cat and a dog")})
         return writer(request, data)
 
     rows, _ = await made(scripted, ctx, answer)
-    pose = {r["value"]: (r["text"], r["drop_reason"]) for r in rows if r["attribute"] == "pose" and r["status"] == "kept"}
+    pose = {
+        r["value"]: (r["text"], r["drop_reason"]) for r in rows if r["attribute"] == "pose" and r["status"] == "kept"
+    }
     assert pose["running"] == ("A photo of dog, running", "template filled in")
     same = [r for r in rows if r["status"] == "dropped"]
     assert same and {r["drop_reason"] for r in same} == {"is also the caption of 'sitting'"}

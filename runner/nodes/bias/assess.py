@@ -81,7 +81,7 @@ def assess_groups(groups: Iterable[GroupCounts], rules: Rules) -> Assessment:
         return Assessment([], [], [])
     columns = _group_columns(grid, rules)
     rows = [
-        {**grid.groups[i].name._asdict(), **{name: _plain(values[i]) for name, values in columns.items()}}
+        {**grid.groups[i].name._asdict(), **{name: plain(values[i]) for name, values in columns.items()}}
         for i in range(len(grid.groups))
     ]
     return Assessment(rows, _attribute_rows(grid), _pooled_rows(grid))
@@ -201,7 +201,7 @@ def _attribute_rows(grid: Grid) -> list[Row]:
         {
             "target": target, "attribute": attribute,
             "m": int((grid.n[i] > 0).sum()), "n": int(grid.n[i].sum()),
-            "chi2": _plain(statistic[i]), "chi2_p": _plain(p[i]), "q_bh": _plain(q[i]),
+            "chi2": plain(statistic[i]), "chi2_p": plain(p[i]), "q_bh": plain(q[i]),
         }
         for i, (target, attribute) in enumerate(grid.attributes)
     ]  # fmt: skip
@@ -221,13 +221,13 @@ def _pooled_rows(grid: Grid) -> list[Row]:
         )
         if strata > 1:
             name = {"attribute": attribute, "value": value, "targets": strata}
-            rows.append({**name, "odds_ratio": _plain(ratio), "p": p})
+            rows.append({**name, "odds_ratio": plain(ratio), "p": p})
     for row, q in zip(rows, adjust([row["p"] for row in rows], "bh"), strict=True):
         row["q_bh"] = float(q)
     return rows
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A Python scalar for a row; NaN and infinity, which SQL compares badly, become None."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,211 @@
+"""The assessment from retrieved pictures to rows: predict, judge, count, gate, assess. Where files are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from results.tables import arrow_table
+from runner.artifacts import RetrievedImages, Verdicts
+from runner.context import StepContext
+from runner.data.images import UnreadableImage, decode, thumbnail
+from runner.data.sources import Source, open_sources
+from runner.errors import StepError
+from runner.models.base import Classifier
+from runner.nodes.bias.assess import Rules, TargetCheck, assess_groups
+from runner.nodes.bias.grid import CheckedShares, GroupName
+from runner.nodes.bias.labels import Compete, LabelMap, judge_images, map_labels
+from runner.nodes.bias.members import Member, count_groups, gate_rows, group_names, members_of, pick_examples
+from runner.nodes.bias.predict import Outputs, Place, predict, read_pictures
+
+Row = dict[str, Any]
+Predictions = dict[tuple[str, Place], Row]
+
+THUMBNAIL_SIDE = 160
+_GATE_HINT = (
+    "The most common causes: another order of classes or channels, missing normalisation, another input size. "
+    "Check the model's preprocessing and label_map; gate: warn goes on in spite of it."
+)
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """What the step's parameters say beside the statistical rules."""
+
+    prediction: str = "top1"
+    compete: Compete = "all"
+    label_map: Mapping[str, str] | None = None
+    examples_per_group: int = 12
+    batch_size: int = 64
+    stop_at_gate: bool = True
+    checked: Mapping[GroupName, CheckedShares] | None = None
+
+
+def audit(
+    ctx: StepContext, classifier: Classifier, images: RetrievedImages, rules: Rules, options: AuditOptions
+) -> Verdicts:
+    """Run the whole assessment. Raises ``StepError`` where the classifier is not above chance on neutral pictures."""
+    warn_of_kinship(ctx, classifier, images.encoder)
+    labels = label_maps(classifier, images.task, images.targets, options.label_map or {})
+    members = members_of(
+        images.captions.to_pylist(),
+        images.retrieval.filter(pc.field("kept")).select(["caption_id", "source_id", "uri", "similarity"]).to_pylist(),
+    )
+    sources = open_sources(images.corpus)
+    places = {m.place for m in members}
+    outputs = predict(classifier, read_pictures(sources, places), ctx, total=len(places), batch_size=options.batch_size)
+    _warn_of_unreadable(ctx, outputs)
+    predictions = judged_predictions(outputs, members, labels, images.task, classifier, options)
+    main = [m for m in members if m.resample == 0]
+    gate = gate_rows(main, right_in(predictions), images.targets, chance_of(images.task), rules.confidence)
+    _stop_at_gate(ctx, gate[0], stop=options.stop_at_gate and not rules.paper_mode)
+    names = group_names(c for c in images.captions.to_pylist() if c["resample"] == 0)
+    done = assess_groups(count_groups(names, main, right_in(predictions), options.checked), rules)
+    examples = example_rows(
+        pick_examples(main, right_in(predictions), options.examples_per_group), sources, predictions
+    )
+    return Verdicts(
+        task=images.task,
+        targets=images.targets,
+        settings={**asdict(rules), "prediction": options.prediction, "compete": options.compete},
+        groups=arrow_table("c2b_group", done.groups),
+        tests=arrow_table("c2b_attribute_test", done.tests),
+        pooled=arrow_table("c2b_pooled_test", done.pooled),
+        gate=arrow_table("c2b_gate", gate),
+        predictions=arrow_table("c2b_prediction", [predictions[key] for key in sorted(predictions)]),
+        members=arrow_table("c2b_member", member_rows(main, predictions)),
+        examples=arrow_table("c2b_example", examples),
+    )
+
+
+def label_maps(
+    classifier: Classifier, task: Mapping[str, Any], targets: Sequence[str], given: Mapping[str, str]
+) -> dict[str, LabelMap]:
+    """For each target, how the model's labels read as values of the target's output."""
+    values = [value for output in task["outputs"] for value in output["values"]]
+    whole = map_labels(classifier.labels, values, given)
+    by_value: dict[str, LabelMap] = {}
+    for output in task["outputs"]:
+        own = set(output["values"])
+        meaning = tuple(m if m in own else None for m in whole.meaning)
+        # Yes/no outputs of one softmax head stand against each other.
+        by_value |= dict.fromkeys(own, LabelMap(meaning, tuple(output["values"])))
+    return {target: by_value[target] for target in targets}
+
+
+def judged_predictions(
+    outputs: Outputs,
+    members: Iterable[Member],
+    labels: Mapping[str, LabelMap],
+    task: Mapping[str, Any],
+    classifier: Classifier,
+    options: AuditOptions,
+) -> Predictions:
+    """Rows of ``c2b_prediction``, one for each unique picture and target it was retrieved for."""
+    wanted: dict[str, set[Place]] = {}
+    for m in members:
+        if m.place in outputs.logits:
+            wanted.setdefault(m.target, set()).add(m.place)
+    binary = {v for output in task["outputs"] if output["type"] == "binary" for v in output["values"]}
+    found: Predictions = {}
+    for target, places in wanted.items():
+        ordered = sorted(places)
+        said = judge_images(
+            np.stack([outputs.logits[p] for p in ordered]), labels[target], target,
+            prediction=options.prediction, yes_no=target in binary and classifier.head == "multilabel",
+            compete=options.compete,
+        )  # fmt: skip
+        for place, pred, correct, score, rank in zip(ordered, *(a.tolist() for a in said), strict=True):
+            found[target, place] = {
+                **place._asdict(), "target": target, "pred": pred, "correct": correct, "score": score,
+                "rank_of_target": rank,
+            }  # fmt: skip
+    return found
+
+
+def right_in(predictions: Mapping[tuple[str, Place], Row]) -> Any:
+    """``(target, place) -> right`` for counting; None where there is no prediction."""
+
+    def is_right(target: str, place: Place) -> bool | None:
+        row = predictions.get((target, place))
+        return None if row is None else row["correct"]
+
+    return is_right
+
+
+def member_rows(members: Iterable[Member], predictions: Mapping[tuple[str, Place], Row]) -> list[Row]:
+    """Rows of ``c2b_member`` for the members that have a prediction."""
+    return [
+        {
+            "target": m.target, "attribute": m.attribute, "value": m.value, "caption_id": m.caption_id,
+            **m.place._asdict(), "correct": predictions[m.target, m.place]["correct"], "similarity": m.similarity,
+        }
+        for m in members
+        if (m.target, m.place) in predictions
+    ]  # fmt: skip
+
+
+def example_rows(
+    picked: Sequence[Member], sources: Sequence[Source], predictions: Mapping[tuple[str, Place], Row]
+) -> list[Row]:
+    """Rows of ``c2b_example`` with thumbnails; each picture is read and scaled once."""
+    small: dict[Place, bytes] = {}
+    for place, data in read_pictures(sources, {m.place for m in picked}):
+        try:
+            small[place] = thumbnail(decode(data), THUMBNAIL_SIDE)
+        except UnreadableImage:  # changed since it was classified
+            continue
+    return [
+        {
+            "target": m.target, "attribute": m.attribute, "value": m.value, **m.place._asdict(),
+            "correct": predictions[m.target, m.place]["correct"], "pred": predictions[m.target, m.place]["pred"],
+            "similarity": m.similarity, "thumbnail": small[m.place],
+        }
+        for m in picked
+        if m.place in small
+    ]  # fmt: skip
+
+
+def chance_of(task: Mapping[str, Any]) -> float:
+    """Accuracy of guessing: one of the classes, or heads and tails for yes/no outputs."""
+    output = task["outputs"][0]
+    return 0.5 if output["type"] == "binary" else 1 / len(output["values"])
+
+
+def target_check_of(images: RetrievedImages) -> TargetCheck:
+    """``contrast`` where retrieval compared pictures with captions of other targets (some were rejected for it)."""
+    reasons = images.retrieval["reject_reason"]
+    return "contrast" if "irrelevant" in reasons.unique().to_pylist() else "none"
+
+
+def warn_of_kinship(ctx: StepContext, classifier: Classifier, encoder: Mapping[str, Any]) -> None:
+    """A classifier of the retriever's own family finds the retrieved pictures easy: errors stay hidden."""
+    family = classifier.encoder_family
+    if family and family == encoder.get("family"):
+        ctx.warn(
+            f"the classifier and the retriever are both {family}: pictures were chosen that this classifier finds easy, "
+            "so errors may be hidden"
+        )
+
+
+def _warn_of_unreadable(ctx: StepContext, outputs: Outputs) -> None:
+    if outputs.unreadable:
+        place, reason = min(outputs.unreadable.items())
+        ctx.warn(f"{len(outputs.unreadable)} pictures count nowhere, first: {reason}", item=place.uri)
+
+
+def _stop_at_gate(ctx: StepContext, gate: Row, *, stop: bool) -> None:
+    if gate["passed"] is None:
+        ctx.warn("no neutral pictures: whether the classifier works at all was not checked")
+    elif not gate["passed"]:
+        message = (
+            f"the classifier is right on {gate['k']} of {gate['n']} pictures without any special circumstance, "
+            f"which is not above guessing ({gate['chance']:.0%})"
+        )
+        if stop:
+            raise StepError(message, step=ctx.step, hint=_GATE_HINT)
+        ctx.warn(f"{message}. {_GATE_HINT}")
