@@ -9,7 +9,7 @@ from pydantic import Field
 
 from runner.artifacts import Captions, ImageIndex, RetrievedImages
 from runner.context import StepContext, item_key
-from runner.data.sources import Corpus, Source, open_sources
+from runner.data.sources import Corpus, Source, is_here, open_sources
 from runner.errors import RunnerError
 from runner.models.base import ImageTextEncoder
 from runner.references import InputPath
@@ -19,14 +19,20 @@ BatchSize = Annotated[int, Field(ge=1, le=4096, description="pictures encoded to
 
 
 def _index_cost(params: Mapping[str, Any]) -> Cost:
-    """Pictures to embed, where the sources can count them without being read; None where they cannot be opened yet."""
+    """Pictures to embed, where the sources can count them without being read; None where they cannot be opened yet.
+
+    An estimate fetches nothing: a packaged set that is not here is not counted.
+    """
     corpus = params.get("corpus")
     if corpus is None:
         return Cost()
+    unknown = Cost(images=None, bytes=None)
     try:
+        if not all(is_here(spec) for spec in (corpus if isinstance(corpus, list) else [corpus])):
+            return unknown
         counts = [shard.records for source in open_sources(corpus) for shard in source.shards()]
     except (RunnerError, OSError):
-        return Cost(images=None, bytes=None)
+        return unknown
     return Cost(images=None if None in counts else sum(n or 0 for n in counts), bytes=None)
 
 

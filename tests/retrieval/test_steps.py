@@ -12,7 +12,7 @@ from results.tables import arrow_schema, arrow_table
 from retrieval.steps import folder_tree, index, search
 from runner.artifacts import Captions, ImageIndex
 from runner.context import local_context
-from runner.data.sources import FolderSource, open_source
+from runner.data.sources import FolderSource, PackagedSource, open_source
 from runner.errors import DataError
 from runner.steps import load_steps
 
@@ -201,6 +201,23 @@ def test_the_estimate_counts_pictures_before_anything_is_read(folder):
     estimate = load_steps()["retrieval.search"].estimate
     assert estimate({"corpus": [FolderSource(folder=str(folder))]}).images == 60
     assert estimate({}).images == 0
+
+
+def test_the_estimate_fetches_nothing(monkeypatch):
+    import runner.assets
+
+    def refuse(*_):
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr(runner.assets, "ensure", refuse)
+    monkeypatch.setattr(runner.assets, "source_of", refuse)
+    monkeypatch.setattr(runner.assets, "status", lambda name: "missing")
+    estimate = load_steps()["retrieval.index"].estimate
+    assert estimate({"corpus": [PackagedSource(packaged="cifar10-test")]}).images is None
+
+
+def test_the_estimate_survives_a_folder_that_is_gone(folder):
+    estimate = load_steps()["retrieval.search"].estimate
     assert estimate({"corpus": {"folder": str(folder / "gone")}}).images is None
 
 

@@ -26,7 +26,7 @@ from runner.data.sources.specs import (
     WebDatasetSource,
 )
 from runner.errors import DataError
-from runner.references import AssetRef
+from runner.references import ASSET_SCHEME, AssetRef
 
 __all__ = [
     "KINDS",
@@ -42,6 +42,7 @@ __all__ = [
     "Source",
     "SourceSpec",
     "WebDatasetSource",
+    "is_here",
     "open_source",
     "open_sources",
 ]
@@ -74,6 +75,17 @@ def open_sources(specs: Any) -> list[Source]:
     if twice:
         raise DataError(f"two image sources are called {twice[0]!r}", hint="Give each a different `name:`.")
     return sources
+
+
+def is_here(spec: SourceSpec | dict[str, Any]) -> bool:
+    """Whether the source can be opened without fetching a packaged asset. Raises ``AssetError`` for an unknown one."""
+    values = dict(spec).values()
+    names = [value.removeprefix(ASSET_SCHEME) for value in values if str(value).startswith(ASSET_SCHEME)]
+    if not names:
+        return True
+    from runner.assets import status
+
+    return all(status(name) == "present" for name in names)
 
 
 def _local(path: str) -> Path:
