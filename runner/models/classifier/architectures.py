@@ -128,7 +128,9 @@ def _nearest(library: str, name: str, known: list[str]) -> str:
     import difflib
 
     close = difflib.get_close_matches(name, known, 3)
-    return f"Did you mean {' or '.join(f'{library}:{c}' for c in close)}?" if close else "See `runner doctor`."
+    return (
+        f"Did you mean {' or '.join(f'{library}:{c}' for c in close)}?" if close else f"It must be a name of {library}."
+    )
 
 
 def usual_preprocessing(architecture: str) -> str:

@@ -128,8 +128,8 @@ def _read_external(folder: Path, location: str, offset: int, length: int, where:
         descriptor = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         raise ModelRefused(f"{where}: {location!r} cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise ModelRefused(f"{where}: {location!r} is no regular file with one name (a hard link may be any file)")
         length = status.st_size - offset if length < 0 else length
@@ -137,8 +137,11 @@ def _read_external(folder: Path, location: str, offset: int, length: int, where:
             raise ModelRefused(
                 f"{where}: offset {offset} and length {length} leave {location!r} ({status.st_size} bytes)"
             )
-        file.seek(offset)
-        return file.read(length)
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            file.seek(offset)
+            return file.read(length)
+    finally:
+        os.close(descriptor)
 
 
 class OnnxClassifier(Classifier):

@@ -206,22 +206,24 @@ def from_timm(config: dict[str, Any]) -> Preprocess:
 
 
 def from_huggingface(config: dict[str, Any]) -> Preprocess:
-    """Preprocessing of a ``preprocessor_config.json``; settings it does not know are refused, not ignored."""
+    """Preprocessing of a ``preprocessor_config.json``; unknown switches and missing numbers are refused."""
     try:
         _refuse_unknown_switches(config)
-        std = _channels(config.get("image_std", 1.0))
+        mean: tuple[float, ...] = (0.0,)
+        std: tuple[float, ...] = (1.0,)
+        if config.get("do_normalize", True):
+            mean, std = _channels(config["image_mean"]), _channels(config["image_std"])
         if config.get("include_top"):  # EfficientNet's processor divides by the deviation twice
             std = tuple(s * s for s in std)
-        normalise = config.get("do_normalize", True)
         return Preprocess(
             **_huggingface_fit(config),
-            interpolation=_interpolation(config.get("resample", 2)),
+            interpolation=_interpolation(config["resample"]) if config.get("do_resize", True) else "bilinear",
             scale=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0,
-            mean=_channels(config.get("image_mean", 0.0)) if normalise else (0.0,),
-            std=std if normalise else (1.0,),
+            mean=mean,
+            std=std,
             channels="bgr" if config.get("do_flip_channel_order") else "rgb",
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise _unreadable("preprocessor_config.json", error) from error
 
 

@@ -194,6 +194,7 @@ def _huggingface_network(path: Path) -> torch.nn.Module:
             local_files_only=True,
             attn_implementation="eager",
             dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # listed in the loading info, and refused below
             output_loading_info=True,
         )
     except Exception as error:  # a stranger's folder may fail in any way
