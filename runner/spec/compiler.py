@@ -163,6 +163,8 @@ class Compiler:
         message = (
             f'{kind} "{entry.name}" {"uses" if noun == "step" else "has the provider"} {given}, which does not exist'
         )
+        param = filled.origin((choice,))
+        message += f" (from $params.{param})" if param else ""
         near = nearest(str(value), known)
         return self.source.problem(f"unknown-{noun}", message, span, path=path, suggestion=near, allowed=allowed)
 

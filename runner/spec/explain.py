@@ -41,6 +41,13 @@ _BOUNDS = {
     "string_too_long": "text of at most {max_length} characters",
     "string_pattern_mismatch": "text that matches {pattern}",
     "url_scheme": "a URL that begins with {expected_schemes}",
+    "bytes_too_long": "text of at most {max_length} bytes",
+    "bytes_too_short": "text of at least {min_length} bytes",
+    "decimal_max_digits": "a number of at most {max_digits} digits",
+    "decimal_max_places": "a number of at most {decimal_places} decimal places",
+    "decimal_whole_digits": "a number of at most {whole_digits} digits before the point",
+    "timezone_aware": "a time with its timezone",
+    "timezone_naive": "a time without a timezone",
     "needs_reference": "{expected}",
 }
 
@@ -101,7 +108,7 @@ def _length(kind: str, context: dict[str, Any], found: Any) -> Explained:
     unit = "entry" if isinstance(found, dict) else "item"
     number, side = (context["min_length"], "least") if kind == "too_short" else (context["max_length"], "most")
     units = unit if number == 1 else {"entry": "entries", "item": "items"}[unit]
-    return Explained("wrong-value", sentence=f"expected at {side} {number} {units}, found {context['actual_length']}")
+    return Explained("wrong-value", sentence=f"expected at {side} {number} {units}, found {len(found)}")
 
 
 def _round(value: Any) -> Any:

@@ -26,6 +26,7 @@ from runner.steps import StepDefinition, load_steps
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 REFERENCE = "#/$defs/Reference"
+PARAM = "#/$defs/Parameter"
 PARAM_PATTERN = r"^\$params\.[A-Za-z_][A-Za-z0-9_-]*$"
 
 
@@ -43,7 +44,7 @@ def json_schema(
     for name, place in provider_names.items():
         definitions[place]["properties"]["provider"] = {"const": name}
     open_ = {name: _opened(schema) for name, schema in definitions.items()}
-    open_["Reference"] = REFERENCE_SCHEMA
+    open_ |= {"Reference": REFERENCE_SCHEMA, "Parameter": {"type": "string", "pattern": PARAM_PATTERN}}
     properties = header["properties"]
     properties["steps"] |= _entries("uses", "step", step_names, steps)
     properties["models"] |= _entries("provider", "model", provider_names, providers)
@@ -63,7 +64,16 @@ def _definitions(models: list[type[BaseModel]]) -> tuple[dict[Any, str], dict[st
 
 
 class _Untitled(GenerateJsonSchema):
-    """Without a title for every field, which would only repeat its name."""
+    """Without a title for every field, which would only repeat its name, and with keys of mappings really checked."""
+
+    def dict_schema(self, schema: Any) -> dict[str, Any]:
+        """pydantic lets a key that breaks its pattern escape its value's schema; the judge does not."""
+        made = super().dict_schema(schema)
+        patterns = made.pop("patternProperties", None)
+        if patterns:
+            (pattern, values), *_ = patterns.items()
+            made |= {"additionalProperties": values, "propertyNames": {"pattern": pattern}}
+        return made
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         """Never."""
@@ -77,7 +87,7 @@ def _resolved(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
 
 def _entries(choice: str, noun: str, names: Mapping[str, str], things: Mapping[str, Any]) -> dict[str, Any]:
     """Models or steps by name: the field ``choice`` decides which schema holds."""
-    chosen = {"anyOf": [{"enum": list(names)}, {"type": "string", "pattern": PARAM_PATTERN}]}
+    chosen = {"anyOf": [{"enum": list(names)}, {"$ref": PARAM}]}
     about = "\n".join(f"{name}: {_summary(thing)}" for name, thing in things.items())
     cases = [
         {
@@ -125,7 +135,14 @@ def _or_reference(schema: Any) -> Any:
         return schema
     shown = {key: schema[key] for key in ("description", "default") if key in schema}
     rest = _opened({key: value for key, value in schema.items() if key not in shown})
-    return {**shown, "if": {"$ref": REFERENCE}, "else": rest} if rest else shown
+    allowed = PARAM if _gathers_references(schema) else REFERENCE
+    return {**shown, "if": {"$ref": allowed}, "else": rest} if rest else shown
+
+
+def _gathers_references(schema: dict[str, Any]) -> bool:
+    """Whether the schema is a list or mapping of references, where one alone would be wrong."""
+    inner = schema.get("items", schema.get("additionalProperties"))
+    return isinstance(inner, dict) and inner.get("pattern") == REFERENCE_SCHEMA["pattern"]
 
 
 def schema_text() -> str:
