@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import os
 from collections.abc import Callable
@@ -76,12 +77,16 @@ def _whole(call: StepCall) -> Any:
 
 
 async def _in_thread(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    """``work`` in a thread with the caller's context variables; when cancelled, wait for it before going on."""
-    context = contextvars.copy_context()
-    future = asyncio.get_running_loop().run_in_executor(pool, context.run, work)
+    """``work`` in a thread with the caller's context variables; when cancelled, wait for it before going on.
+
+    A thread cannot be cancelled. Who hears that a step was cancelled may rely on it that the step no longer writes.
+    """
+    thread = pool.submit(contextvars.copy_context().run, work)
+    future = asyncio.wrap_future(thread)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        if not future.cancel():
-            await asyncio.wait([future])
+        while not (thread.done() or thread.cancel()):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([future])
         raise

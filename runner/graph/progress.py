@@ -217,8 +217,8 @@ class LiveDisplay(Tally):
         from rich.live import Live
 
         self.console = console or Console(stderr=True)
-        self._live = Live(console=self.console, refresh_per_second=4, get_renderable=self._table, transient=False)
         self._begun = time.monotonic()
+        self._live = Live(console=self.console, refresh_per_second=4, get_renderable=self._table, transient=False)
 
     def plan(self, steps: Sequence[str]) -> None:
         """Show the steps."""
@@ -231,11 +231,11 @@ class LiveDisplay(Tally):
 
         style = "red" if level == "failed" else "yellow"
         about = f"{step}: {item}: " if item else f"{step}: "
-        self.console.print(f"[{style}]{level}[/] {escape(about + text)}")
+        self.console.print(f"[{style}]{level}[/] {escape(about + text)}", highlight=False)
 
     def say(self, text: str) -> None:
         """Above the table."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
         """Leave the last state on the screen."""
