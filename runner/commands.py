@@ -124,6 +124,22 @@ def write_spec(path: Path, text: str) -> Path:
     return candidate
 
 
+def answer(store: ResultsStore, sql: str, format: str, output: Path | None) -> None:
+    """Print the rows of a query (``table``, ``csv``, ``json``), or write them to ``output`` (also ``parquet``)."""
+    from results import export
+    from results.sqlshell import as_table, ask
+
+    rows = ask(store, sql)
+    if output is not None:
+        export.write(rows, output, output.suffix.lstrip(".") if format == "table" else format)
+    elif format == "table":
+        from rich.console import Console
+
+        Console(width=None if sys.stdout.isatty() else 200).print(as_table(rows))
+    else:
+        sys.stdout.buffer.write(export.encode(rows, format))
+
+
 # --- describing ------------------------------------------------------------------------------------------------------
 
 
@@ -178,7 +194,10 @@ def describe_run(results: Path, run_id: str) -> str:
     if not folders:
         raise UsageError(f"no runs in {workspace.root}")
     folder = folders[0] if run_id == "latest" else workspace.run(run_id)
-    return "\n".join(_run_lines(folder.record()))
+    record = folder.record()
+    if record["run"]["status"] == "running" and not folder.is_busy():
+        record["run"]["status"] = "stopped (its process is gone; the same command goes on)"
+    return "\n".join(_run_lines(record))
 
 
 def _run_lines(record: dict[str, Any]) -> list[str]:
