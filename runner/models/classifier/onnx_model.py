@@ -234,6 +234,8 @@ def session_options(threads: int | None) -> Any:
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Spinning workers cost half the speed as soon as anything else (a language model, say) wants the cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
