@@ -38,40 +38,62 @@ LABELS = 118
 
 def accuracy_chart(groups: Rows, reference: float | None) -> Markup:
     """Accuracy of each group of one target, 0 to 100 %; a dashed line at ``reference`` (accuracy on neutral captions)."""
-    rows = [
-        _row(
-            g,
-            g["acc"],
-            g["wilson_low"],
-            g["wilson_high"],
-            f"{percent(g['acc'])} of {g['n']}" if g["n"] else "no images",
-        )
-        for g in groups
-    ]
-    return _forest(rows, (0.0, 1.0), "format(datum.value, '.0%')", reference)
+    texts = [f"{percent(g['acc'])} of {g['n']}" if g["n"] else "no images" for g in groups]
+    limits = ("acc", "wilson_low", "wilson_high")
+    rows = [_row(i, g, limits, text) for i, (g, text) in enumerate(zip(groups, texts, strict=True))]
+    return _forest(rows, (0.0, 1.0), "format(datum.value, '.0%')", [0, 0.25, 0.5, 0.75, 1], reference)
 
 
 def score_chart(groups: Rows) -> Markup:
     """Bias score of each group of one target, in points around zero; NULL scores leave their line empty."""
-    rows = [_row(g, g["phi"], g["phi_low"], g["phi_high"], points(g["phi"])) for g in groups]
+    limits = ("phi", "phi_low", "phi_high")
+    rows = [_row(i, g, limits, points(g["phi"])) for i, g in enumerate(groups)]
     reach = max([0.25, *(abs(v) for r in rows for v in (r["low"], r["high"], r["value"]) if v is not None)])
     edge = min(1.0, 0.05 * -(-reach // 0.05))
-    return _forest(rows, (-edge, edge), "replace(format(100 * datum.value, '+.0f'), '+0', '0')", 0.0)
+    return _forest(rows, (-edge, edge), "replace(format(100 * datum.value, '+.0f'), '+0', '0')", None, 0.0)
 
 
-def _row(group: Mapping[str, Any], value: Any, low: Any, high: Any, text: str) -> dict[str, Any]:
+def _row(order: int, group: Mapping[str, Any], limits: tuple[str, str, str], text: str) -> dict[str, Any]:
+    """One mark; ``limits`` name the columns of its value and interval."""
     verdict = group["verdict"] if group["verdict"] in SHAPES else "undefined"
-    name = clean(group["value"], 24)
     return {
-        "attribute": clean(group["attribute"], 40), "name": name, "value": value, "low": low, "high": high,
-        "text": text, "verdict": verdict,
+        "attribute": group["attribute"], "name": group["value"], **dict(zip(("value", "low", "high"), map(group.get, limits), strict=True)),
+        "text": text, "verdict": verdict, "order": order,
     }  # fmt: skip
 
 
-def _forest(rows: list[dict[str, Any]], domain: tuple[float, float], ticks: str, reference: float | None) -> Markup:
+def _short(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with names cut to what fits; names that look alike when cut are numbered, so that none shares a line."""
+    attributes = _distinct(list(dict.fromkeys(r["attribute"] for r in rows)), 40)
+    names = {}
+    for attribute in attributes:
+        values = list(dict.fromkeys(r["name"] for r in rows if r["attribute"] == attribute))
+        names[attribute] = _distinct(values, 22)
+    return [{**r, "attribute": attributes[r["attribute"]], "name": names[r["attribute"]][r["name"]]} for r in rows]
+
+
+def _distinct(texts: list[str], limit: int) -> dict[str, str]:
+    short: dict[str, str] = {}
+    for text in texts:
+        cut = " ".join(clean(text, limit).split()) or "(blank)"
+        same = sum(s == cut or s.startswith(f"{cut} (") for s in short.values())
+        short[text] = f"{cut} ({same + 1})" if same else cut
+    return short
+
+
+def _forest(
+    rows: list[dict[str, Any]],
+    domain: tuple[float, float],
+    label: str,
+    ticks: list[float] | None,
+    reference: float | None,
+) -> Markup:
     import altair as alt
 
-    axis = alt.Axis(labelExpr=ticks, tickCount=5, title=None, grid=True)
+    rows = _short(rows)
+    axis = alt.Axis(
+        labelExpr=label, values=ticks or alt.Undefined, tickCount=5, labelFlush=False, title=None, grid=True
+    )
     x = alt.X("value:Q", scale=alt.Scale(domain=list(domain), nice=False), axis=axis)
     y = alt.Y(
         "name:N",
@@ -99,7 +121,9 @@ def _forest(rows: list[dict[str, Any]], domain: tuple[float, float], ticks: str,
         title=None, labelOrient="top", labelAnchor="start", labelFontWeight=600, labelFontSize=12, labelLimit=320,
         labelColor="var(--ink)", labelPadding=4,
     )  # fmt: skip
-    faceted = chart.facet(row=alt.Row("attribute:N", sort=None, header=header), spacing=14)
+    faceted = chart.facet(
+        row=alt.Row("attribute:N", sort=alt.EncodingSortField("order", op="min"), header=header), spacing=14
+    )
     return _svg(faceted.resolve_scale(y="independent").resolve_axis(x="independent"))
 
 

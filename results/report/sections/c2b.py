@@ -25,7 +25,8 @@ GROUPS = """
 SELECT * EXCLUDE (run), (SELECT min(a.chi2_p) FROM c2b_attribute_test a
     WHERE a.run_id = v.run_id AND a.variant = v.variant AND a.step = v.step AND a.target = v.target
           AND a.attribute = v.attribute) AS chi2_p
-FROM verdicts v WHERE run_id = $run ORDER BY variant, step
+FROM verdicts v WHERE run_id = $run
+ORDER BY variant, step, target, attribute, phi NULLS LAST, value
 """
 EXAMPLES = """
 SELECT variant, step, target, attribute, value, correct, pred, uri, thumbnail
@@ -65,9 +66,13 @@ def collect(read: Reader, request: Request) -> list[Audit] | None:
         return None
     examples = read(EXAMPLES, {**of_run, "most": request.examples}).to_pylist()
     images = {(r["variant"], r["step"]): r["images"] for r in read(IMAGES, of_run).to_pylist()}
-    others = {name: read(f"SELECT * FROM {name} WHERE run_id = $run", of_run).to_pylist() for name in (*PLAIN, *VIEWS)}  # noqa: S608
+    others = {name: read(_all_of(name), of_run).to_pylist() for name in (*PLAIN, *VIEWS)}
     places = list(dict.fromkeys((g["variant"], g["step"]) for g in groups)) or [("", "")]
     return [_audit(place, len(places) > 1, groups, examples, images, others) for place in places]
+
+
+def _all_of(name: str) -> str:
+    return f"SELECT * FROM {name} WHERE run_id = $run ORDER BY ALL"  # noqa: S608 - names from this file
 
 
 def _audit(
