@@ -60,7 +60,9 @@ def check_names(names: list[str], caption_names: dict[str, str]) -> None:
 
 
 def _known(info: ValidationInfo, field: str) -> Any:
-    return (info.data or {}).get(field)
+    """A field that was validated before this one, under its own name or a prefixed one; None where it is not known."""
+    data = info.data or {}
+    return data.get(f"param_{field}", data.get(field))
 
 
 def _check_classes(names: list[str], info: ValidationInfo) -> list[str]:
