@@ -37,38 +37,26 @@ class VllmBackend:
     def _generate(self, payloads: Sequence[Payload]) -> list[RawReply | SendFailed]:
         if self._llm is None:
             self._llm = load(self._model_name, self._engine)
-        answers: list[RawReply | SendFailed] = []
-        readable: list[tuple[int, list[dict[str, str]]]] = []
-        for place, payload in enumerate(payloads):
-            try:
-                readable.append((place, text_messages(payload.messages, self._model_name)))
-                answers.append(SendFailed(f"{self._model_name} gave no reply", scope="retry"))
-            except SendFailed as failure:
-                answers.append(failure)
         try:
-            outputs = self._chat([m for _, m in readable], [payloads[place] for place, _ in readable])
-        except ValueError as error:
-            outputs = []
-            answers = self._one_by_one(payloads, error)
-        for (place, _), output in zip(readable, outputs, strict=False):
-            answers[place] = self._reply(output)
-        return answers
-
-    def _one_by_one(self, payloads: Sequence[Payload], error: ValueError) -> list[RawReply | SendFailed]:
-        """A batch was refused for one of its questions: find out which."""
+            return self._chat(payloads)
+        except SendFailed as failure:
+            error: SendFailed = failure
+        except _refusals() as refused:
+            error = SendFailed(f"{self._model_name}: {refused}", scope="item")
         if len(payloads) == 1:
-            return [SendFailed(f"{self._model_name}: {error}", scope="item")]
-        return [answer for payload in payloads for answer in self._generate([payload])]
+            return [error]
+        return [answer for payload in payloads for answer in self._generate([payload])]  # one spoils all: which?
 
-    def _chat(self, messages: list[list[dict[str, str]]], payloads: Sequence[Payload]) -> list[Any]:
-        if not messages:
-            return []
-        outputs: list[Any] = self._llm.chat(messages, [sampling(p) for p in payloads], use_tqdm=False)
-        return outputs
+    def _chat(self, payloads: Sequence[Payload]) -> list[RawReply | SendFailed]:
+        messages = [text_messages(payload.messages, self._model_name) for payload in payloads]
+        outputs = self._llm.chat(messages, [sampling(payload) for payload in payloads], use_tqdm=False)
+        return [self._reply(output) for output in outputs]
 
-    def _reply(self, output: Any) -> RawReply:
+    def _reply(self, output: Any) -> RawReply | SendFailed:
         first = output.outputs[0]
         finish = str(first.finish_reason or "stop")
+        if not first.text.strip() and finish != "length":
+            return SendFailed(f"{self._model_name} wrote nothing", scope="item")
         return RawReply(first.text, finish, self._model_name, len(output.prompt_token_ids), len(first.token_ids))
 
 
@@ -81,6 +69,15 @@ def import_vllm() -> Any:
     except ImportError as error:
         raise AssetError(f"vLLM is not installed here ({error})", hint=_HINT) from error
     return vllm
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a question that it cannot take; differs between versions."""
+    try:
+        from vllm.exceptions import VLLMValidationError
+    except ImportError:
+        return (ValueError,)
+    return (ValueError, VLLMValidationError)
 
 
 def load(model: str, engine: dict[str, Any]) -> Any:
