@@ -22,16 +22,24 @@ IntArray = NDArray[np.int64]
 @dataclass(frozen=True)
 class Pairs:
     """Captioned pictures: unit image features ``v`` [n, p], ``caption`` [n] number of each picture's caption, ``source``
-    [n] names, and unit embeddings ``t`` [m, q] of the m different captions in sorted order."""
+    [n] names, and unit embeddings ``t`` [m, q] of the m different captions in sorted order. ``train_only`` [n] marks
+    pictures that are never scored and whose captions are not drawn for the hold-out."""
 
     v: FloatArray
     caption: IntArray
     source: NDArray[np.str_]
     t: FloatArray
+    train_only: NDArray[np.bool_]
 
     def take(self, rows: NDArray[np.bool_]) -> Pairs:
         """The chosen pictures; captions keep their numbers."""
-        return replace(self, v=self.v[rows], caption=self.caption[rows], source=self.source[rows])
+        return replace(
+            self,
+            v=self.v[rows],
+            caption=self.caption[rows],
+            source=self.source[rows],
+            train_only=self.train_only[rows],
+        )
 
 
 def make_pairs(
@@ -39,6 +47,7 @@ def make_pairs(
     captions: Sequence[str],
     sources: Sequence[str],
     encode: Callable[[Sequence[str]], FloatArray],
+    train_only: Sequence[bool] | None = None,
 ) -> Pairs:
     """Number the captions in sorted order and embed each once. Raises ``DataError`` for fewer than two captions."""
     names = sorted(set(captions))
@@ -46,7 +55,8 @@ def make_pairs(
         raise DataError("an encoder needs pictures with at least two different captions")
     number = {name: index for index, name in enumerate(names)}
     caption = np.array([number[c] for c in captions], np.int64)
-    return Pairs(unit_rows(features), caption, np.array(sources), encode(names))
+    extra = np.zeros(len(caption), bool) if train_only is None else np.asarray(train_only, bool)
+    return Pairs(unit_rows(features), caption, np.array(sources), encode(names), extra)
 
 
 def fit_heads(
@@ -78,6 +88,15 @@ def score_heads(heads: dict[str, Head], held: Pairs) -> list[Score]:
     return scores
 
 
+def held_out_captions(pairs: Pairs, share: float, seed: int) -> NDArray[np.bool_]:
+    """Which captions [m] are unseen concepts: a share of those of the scored pictures. No picture, also none that is
+    only for training, may teach one."""
+    scored = np.unique(pairs.caption[~pairs.train_only])
+    held = np.zeros(len(pairs.t), bool)
+    held[scored[hold_out(len(scored), share, seed)]] = True
+    return held
+
+
 def fit_and_score(
     pairs: Pairs, *, holdout: float, seed: int, refit: bool, epochs: int = EPOCHS, on_epoch: Any = None
 ) -> tuple[RidgeHead, ContrastiveHead, list[Score], dict[str, int]]:
@@ -86,13 +105,15 @@ def fit_and_score(
     With ``refit`` the returned heads are fitted once more on everything, while the scores stay those of the first fit.
     Also returns how many captions and pictures were used for what.
     """
-    held_captions = hold_out(len(pairs.t), holdout, seed)
-    held = held_captions[pairs.caption]
-    train = pairs.take(~held)
+    held_captions = held_out_captions(pairs, holdout, seed)
+    unseen_rows = held_captions[pairs.caption]
+    held = unseen_rows & ~pairs.train_only
+    train = pairs.take(~unseen_rows)
     counts = {
         "captions": len(pairs.t),
         "captions_held_out": int(held_captions.sum()),
-        "pictures": len(held),
+        "pictures": len(pairs.v),
+        "pictures_trained": len(train.v),
         "pictures_held_out": int(held.sum()),
     }
     ridge, contrastive = fit_heads(train, seed=seed, epochs=epochs, on_epoch=on_epoch)

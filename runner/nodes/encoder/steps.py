@@ -47,6 +47,9 @@ def fit_mini(
     ctx: StepContext,
     *,
     corpus: Corpus,
+    train_only: Annotated[
+        Corpus | None, Field(description="further captioned pictures, fitted on but never held out to score on")
+    ] = None,
     holdout_captions: Annotated[Share, Field(description="share of the captions kept unseen, to score on")] = 0.2,
     refit: Annotated[bool, Field(description="after scoring, fit once more on all captions")] = False,
     seed: Annotated[int | None, Field(description="none = the run's seed")] = None,
@@ -64,8 +67,11 @@ def fit_mini(
 
     vision, text = _towers(backbone, sentences, threads)
     seed = ctx.seed if seed is None else seed
-    parts = [source_features(ctx, vision, source, captioned=True) for source in open_sources(corpus)]
-    pairs = make_pairs(*_joined(parts), text.encode)
+    scored = _listed(corpus)
+    sources = open_sources([*scored, *_listed(train_only)])
+    parts = [source_features(ctx, vision, source, captioned=True) for source in sources]
+    extra = [number >= len(scored) for number, part in enumerate(parts) for _ in part.uris]
+    pairs = make_pairs(*_joined(parts), text.encode, extra)
 
     def after_epoch() -> None:
         ctx.advance("epochs")
@@ -135,6 +141,12 @@ def _towers(backbone: str, sentences: str, threads: int | None) -> tuple[Backbon
     from runner.models.encoders.sentence import MeanPooled
 
     return Backbone(resolve(backbone), threads=threads), MeanPooled(resolve(sentences))
+
+
+def _listed(corpus: Any) -> list[Any]:
+    if corpus is None:
+        return []
+    return list(corpus) if isinstance(corpus, (list, tuple)) else [corpus]
 
 
 def _joined(parts: list[SourceFeatures]) -> tuple[Any, list[str], list[str]]:

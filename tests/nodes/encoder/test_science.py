@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch.nn import functional
 from runner.errors import DataError
 from runner.models.encoders.heads import unit_rows
 from runner.nodes.encoder.contrastive import fit_contrastive, multi_positive_info_nce
-from runner.nodes.encoder.fitting import fit_and_score, make_pairs
+from runner.nodes.encoder.fitting import fit_and_score, held_out_captions, make_pairs
 from runner.nodes.encoder.metrics import accuracy_score, hold_out, rank_of_own, recall_scores
 from runner.nodes.encoder.ridge import fit_logit_scale, fit_ridge
 
@@ -145,12 +147,35 @@ def test_held_out_captions_are_not_fitted_on():
     held = hold_out(30, 0.2, 0)[pairs.caption]
     changed = pairs.v.copy()
     changed[held] = unit_rows(normal(9, int(held.sum()), 12).astype(np.float32))
-    other, *_ = fit_and_score(type(pairs)(changed, pairs.caption, pairs.source, pairs.t), holdout=0.2, seed=0, refit=False, epochs=2)  # fmt: skip
+    other, *_ = fit_and_score(replace(pairs, v=changed), holdout=0.2, seed=0, refit=False, epochs=2)  # fmt: skip
     np.testing.assert_array_equal(ridge.W, other.W)
-    assert counts == {"captions": 30, "captions_held_out": 6, "pictures": 60, "pictures_held_out": 12}
+    assert counts == {
+        "captions": 30,
+        "captions_held_out": 6,
+        "pictures": 60,
+        "pictures_trained": 48,
+        "pictures_held_out": 12,
+    }
     assert {s.head for s in scores} == {"ridge", "contrastive", "mean"}
     assert {s.chance for s in scores} == {1 / 6, 5 / 6}
     assert sum(s.n for s in scores if (s.head, s.metric) == ("ridge", "recall@1")) == 12
+
+
+def test_pictures_for_training_only_teach_no_held_out_caption_and_are_not_scored():
+    pairs = _pairs()
+    split = held_out_captions(pairs, 0.2, 0)
+    extra = replace(pairs, train_only=np.arange(60) >= 40)  # the second round over captions 0-29 starts at 30
+    np.testing.assert_array_equal(split, held_out_captions(extra, 0.2, 0))
+    *_, scores, counts = fit_and_score(extra, holdout=0.2, seed=0, refit=False, epochs=1)
+    assert {s.dataset for s in scores} == {"a"}
+    assert counts["pictures_trained"] == 48
+    assert counts["pictures_held_out"] < 12
+    changed = extra.v.copy()
+    rows = split[extra.caption] & extra.train_only
+    assert rows.any()
+    changed[rows] = 1
+    again = fit_and_score(replace(extra, v=changed), holdout=0.2, seed=0, refit=False, epochs=1)
+    assert again[2] == scores
 
 
 def test_refit_changes_the_heads_and_not_the_scores():

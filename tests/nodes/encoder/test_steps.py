@@ -81,6 +81,19 @@ def test_the_fitted_encoder_encodes(kind, tmp_path, photos, towers):
     assert mini.encode_images([]).shape == (0, mini.dim)
 
 
+def test_further_pictures_are_fitted_on_and_not_scored(tmp_path, photos, towers):
+    more = tmp_path / "more"
+    more.mkdir()
+    for colour in COLOURS:
+        Image.new("RGB", (8, 8), colour).save(more / f"{colour}.png")
+        (more / f"{colour}.txt").write_text(f"the colour {colour}")
+    _, fitted = fit(tmp_path, photos, towers, train_only={"folder": str(more)}, holdout_captions=0.5)
+    assert fitted.summary["sources"] == {"photos": 18, "more": 3}
+    assert fitted.summary["captions"] == 9
+    assert fitted.summary["captions_held_out"] == 3
+    assert {row["dataset"] for row in fitted.scores.to_pylist()} == {"photos"}
+
+
 def test_identity_names_head_and_kind(tmp_path, photos, towers):
     _, fitted = fit(tmp_path, photos, towers)
     _, other = fit(tmp_path / "other", photos, towers, seed=1)
