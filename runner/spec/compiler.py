@@ -9,10 +9,11 @@ from typing import Any
 
 from runner.errors import Problem, SpecError
 from runner.models.registry import ModelConfig
+from runner.spec.entries import Entry, Surroundings
 from runner.spec.explain import describe, quoted
 from runner.spec.fill import Filled, fill, mentioned
 from runner.spec.header import DEFAULT_RESULTS
-from runner.spec.judge import Entry, Judged, Surroundings, judge_model, judge_step
+from runner.spec.judge import Judged, judge_model, judge_step
 from runner.spec.links import Links, cycles, dependencies
 from runner.spec.model import CompiledSpec, Variant
 from runner.spec.names import listed, nearest

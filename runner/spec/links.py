@@ -12,10 +12,11 @@ from typing import Any
 from runner.errors import Problem
 from runner.models.registry import LinkMark
 from runner.spec.fill import Mention
-from runner.spec.judge import Judged, dotted, link_marks, link_words
+from runner.spec.judge import Judged
 from runner.spec.names import listed, nearest
 from runner.spec.slots import output_words, takes_reference, wanted
 from runner.spec.source import Source
+from runner.spec.words import dotted, link_marks, link_words
 from runner.steps import OutputField, ParamField
 
 

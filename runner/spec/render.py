@@ -6,13 +6,20 @@ from typing import Any
 
 from runner.errors import Problem, SpecError
 
+MAX_SHOWN = 100
+
 _RED, _BOLD, _CYAN, _OFF = "\x1b[31m", "\x1b[1m", "\x1b[36m", "\x1b[0m"
 
 
 def render_problems(error: SpecError, *, color: bool = False) -> str:
-    """One block a problem: place and message, the lines around, the nearest name, what is allowed; then a count."""
-    blocks = [_block(problem, color) for problem in error.problems]
-    count = len(blocks)
+    """One block a problem: place and message, the lines around, the nearest name, what is allowed; then a count.
+
+    Past ``MAX_SHOWN`` problems only the count tells of the rest.
+    """
+    blocks = [_block(problem, color) for problem in error.problems[:MAX_SHOWN]]
+    count = len(error.problems)
+    if count > MAX_SHOWN:
+        blocks.append(f"... and {count - MAX_SHOWN} more")
     blocks.append(f"{count} problem{'' if count == 1 else 's'}" + (f": {error.hint}" if error.hint else ""))
     return "\n\n".join(blocks)
 

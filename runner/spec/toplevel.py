@@ -13,10 +13,10 @@ from runner.errors import Problem, SpecError
 from runner.spec.complaints import Complaint, complaints
 from runner.spec.explain import quoted
 from runner.spec.header import Budget, Header
-from runner.spec.judge import dotted
 from runner.spec.locate import KEY_LABEL
 from runner.spec.names import listed, nearest
 from runner.spec.source import START, Path, Source, Span
+from runner.spec.words import dotted
 from runner.spec.yaml12 import Node
 
 RESERVED = {

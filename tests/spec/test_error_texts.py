@@ -74,3 +74,13 @@ def test_color_only_adds_escapes() -> None:
     colored = render_problems(error, color=True)
     assert "\x1b[" in colored
     assert re.sub(r"\x1b\[\d*m", "", colored) == render_problems(error)
+
+
+def test_a_flood_of_problems_is_cut_but_counted() -> None:
+    steps = "".join(f"  s{n}: {{uses: t.nothing}}\n" for n in range(150))
+    with pytest.raises(SpecError) as caught:
+        compile_text(f"name: n\nsteps:\n{steps}", "flood.yaml", FOLDER, steps=STEPS, providers=PROVIDERS)
+    said = render_problems(caught.value)
+    assert said.count("flood.yaml:") == 100
+    assert said.endswith("... and 50 more\n\n150 problems")
+    assert len(problems_json(caught.value)) == 150
