@@ -95,13 +95,15 @@ if traceable():
     def test_one_writer_is_delayed_between_opening_and_locking(store):
         """The kernel call with which DuckDB locks the existing file is held up, the moment that loses commits elsewhere."""
         audit().store(store)
-        inject = ["strace", "-f", "-o", os.devnull, "-P", str(store.path), "-e", "trace=fcntl"]
+        trace = store.path.with_name("trace.txt")
+        inject = ["strace", "-f", "-o", str(trace), "-P", str(store.path), "-e", "trace=fcntl"]
         inject += ["-e", "inject=fcntl:delay_enter=400000"]
         slow = writer(store, "slow", 3, wrap=inject)
         others = [writer(store, f"w{i}", 8) for i in range(3)]
         for name, process, count in [("slow", slow, 3), *((f"w{i}", p, 8) for i, p in enumerate(others))]:
             finished(process)
             all_there(store, name, count)
+        assert trace.read_text().count("DELAYED") >= 3
 
 
 def test_threads_share_a_store(store):
