@@ -104,3 +104,17 @@ async def test_a_cut_file_is_refused(model_file: Path, ctx: StepContext, tmp_pat
     with pytest.raises(ModelRefused, match="cannot be loaded"):
         await asyncio.wait_for(LlamaCpp(model=str(cut)).load(Services(cache=tmp_path)).complete(question("x"), ctx), 60)
     backend.close()
+
+
+async def test_nobody_waits_for_a_dropped_question(model_file: Path, ctx: StepContext, tmp_path: Path) -> None:
+    """Cancelling a question, then closing, ends its generation at the next token, not after its 20,000."""
+    services = Services(cache=tmp_path)
+    model = LlamaCpp(model=str(model_file), context=32768, parallel=1, threads=1).load(services)
+    await model.complete(question("Name an animal."), ctx)
+    endless = question("Count upwards from one, for ever.", schema=None, max_tokens=20_000)
+    asked = asyncio.create_task(model.complete(endless, ctx))
+    await asyncio.sleep(1)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    await asyncio.wait_for(asyncio.to_thread(model.close), timeout=60)

@@ -1,6 +1,7 @@
 """GGUF models inside this process through the prebuilt llama.cpp server, without HTTP.
 
 Loaded on the first question; up to ``parallel`` questions run at once, each in a thread that waits outside the GIL.
+Answers are streamed, only so that a question nobody waits for any more can be dropped at its next token.
 """
 
 from __future__ import annotations
@@ -28,21 +29,29 @@ class LlamaCppBackend:
         check_gguf(path)
         self._path, self._context, self._parallel, self._threads = path, context, parallel, threads
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         self._server: Any = None
         self._pool: ThreadPoolExecutor | None = None
 
     async def send(self, payload: Payload) -> RawReply:
         """One generation. Raises ``SendFailed`` with scope ``item`` when the model cannot take the question."""
-        body = self._body(payload)
-        return reply_of_body(await asyncio.get_running_loop().run_in_executor(self._threads_pool(), self._ask, body))
+        answer = _Answer(self._closing)
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._threads_pool(), self._ask, self._body(payload), answer)
+        finally:
+            answer.dropped.set()
+        return reply_of_body(answer.body())
 
     def close(self) -> None:
-        """Wait for what is being generated, then free the weights."""
+        """Drop what is being generated, then free the weights."""
         pool, self._pool = self._pool, None
+        self._closing.set()
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
         with self._lock:
             self._server = None
+        self._closing.clear()
 
     def _body(self, payload: Payload) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -50,17 +59,20 @@ class LlamaCppBackend:
             "temperature": payload.temperature,
             "max_tokens": payload.max_tokens,
             "seed": payload.seed,
+            "stream": True,
+            "stream_options": {"include_usage": True},
         }
         if payload.schema is not None:
             body["response_format"] = response_format(payload)
         return body
 
-    def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, body: dict[str, Any], answer: _Answer) -> None:
+        if answer.is_dropped():
+            return
         try:
-            answer: dict[str, Any] = self._loaded().handle_chat_completions(body)
+            self._loaded().handle_chat_completions(body, answer.take)
         except (ValueError, RuntimeError) as error:
             raise SendFailed(f"{self._path.name}: {error}", scope="item") from error
-        return answer
 
     def _threads_pool(self) -> ThreadPoolExecutor:
         with self._lock:
@@ -75,6 +87,34 @@ class LlamaCppBackend:
                     self._path, context=self._context, parallel=self._parallel, threads=self._threads
                 )
             return self._server
+
+
+class _Answer:
+    """The pieces of one streamed answer."""
+
+    def __init__(self, closing: threading.Event) -> None:
+        self.dropped = threading.Event()
+        self._closing = closing
+        self._text: list[str] = []
+        self._last: dict[str, Any] = {}
+        self._finish: str | None = None
+
+    def is_dropped(self) -> bool:
+        """Whether nobody waits for this answer."""
+        return self.dropped.is_set() or self._closing.is_set()
+
+    def take(self, chunk: dict[str, Any]) -> bool:
+        """Keep a piece; True ends the generation."""
+        self._last = chunk
+        for choice in chunk.get("choices") or ():
+            self._text.append(choice.get("delta", {}).get("content") or "")
+            self._finish = choice.get("finish_reason") or self._finish
+        return self.is_dropped()
+
+    def body(self) -> dict[str, Any]:
+        """What the server would have answered without streaming."""
+        message = {"content": "".join(self._text)}
+        return {**self._last, "choices": [{"message": message, "finish_reason": self._finish}]}
 
 
 def start_server(path: Path, *, context: int, parallel: int, threads: int | None = None) -> Any:
