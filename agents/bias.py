@@ -229,6 +229,8 @@ class ProposalAgent:
         self.ctx.advance("targets", 1)
         targets = (state["target"],) if state["target"] else self.brief.targets
         rows = [_row(target, state["resample"], j) for target in targets for j in state["judged"]]
+        for refused in (j for j in state["judged"] if j["source"] == "include" and not j["kept"]):
+            self.ctx.warn(f"include: {refused['reason']}", item=f"{state['target']} / {refused['attribute']}")
         proposed = any(j["source"] == "llm" for j in state["judged"])
         if not proposed and state["failure"]:
             self.ctx.failed(state["target"] or "all targets", state["failure"])

@@ -48,26 +48,23 @@ class AuditOptions:
 def audit(
     ctx: StepContext, classifier: Classifier, images: RetrievedImages, rules: Rules, options: AuditOptions
 ) -> Verdicts:
-    """Run the whole assessment. Raises ``StepError`` where the classifier is not above chance on neutral pictures."""
+    """Run the whole assessment, neutral pictures first.
+
+    Raises ``StepError`` where the classifier is not above chance on these, before the others are run.
+    """
     warn_of_kinship(ctx, classifier, images.encoder)
-    labels = label_maps(classifier, images.task, images.targets, options.label_map or {})
-    members = members_of(
-        images.captions.to_pylist(),
-        images.retrieval.filter(pc.field("kept")).select(["caption_id", "source_id", "uri", "similarity"]).to_pylist(),
-    )
-    sources = open_sources(images.corpus)
-    places = {m.place for m in members}
-    outputs = predict(classifier, read_pictures(sources, places), ctx, total=len(places), batch_size=options.batch_size)
-    _warn_of_unreadable(ctx, outputs)
-    predictions = judged_predictions(outputs, members, labels, images.task, classifier, options)
+    captions = images.captions.to_pylist()
+    members = members_of(captions, kept_rows(images))
+    judging = _Judging(ctx, classifier, images, options, open_sources(images.corpus))
     main = [m for m in members if m.resample == 0]
-    gate = gate_rows(main, right_in(predictions), images.targets, chance_of(images.task), rules.confidence)
+    neutral = [m for m in main if m.attribute is None]
+    predictions = judging.judged(neutral)
+    gate = gate_rows(neutral, right_in(predictions), images.targets, chance_of(images.task), rules.confidence)
     _stop_at_gate(ctx, gate[0], stop=options.stop_at_gate and not rules.paper_mode)
-    names = group_names(c for c in images.captions.to_pylist() if c["resample"] == 0)
+    predictions |= judging.judged([m for m in members if m.attribute is not None])
+    names = group_names(c for c in captions if c["resample"] == 0)
     done = assess_groups(count_groups(names, main, right_in(predictions), options.checked), rules)
-    examples = example_rows(
-        pick_examples(main, right_in(predictions), options.examples_per_group), sources, predictions
-    )
+    picked = pick_examples(main, right_in(predictions), options.examples_per_group)
     return Verdicts(
         task=images.task,
         targets=images.targets,
@@ -78,8 +75,68 @@ def audit(
         gate=arrow_table("c2b_gate", gate),
         predictions=arrow_table("c2b_prediction", [predictions[key] for key in sorted(predictions)]),
         members=arrow_table("c2b_member", member_rows(main, predictions)),
-        examples=arrow_table("c2b_example", examples),
+        examples=arrow_table("c2b_example", example_rows(picked, judging.sources, predictions)),
     )
+
+
+def kept_rows(images: RetrievedImages) -> list[Row]:
+    """The kept rows of ``c2b_retrieval``, with what membership needs of them."""
+    columns = ["caption_id", "source_id", "uri", "similarity"]
+    return images.retrieval.filter(pc.field("kept")).select(columns).to_pylist()
+
+
+class _Judging:
+    """Predictions for members, as asked for; no picture is run twice."""
+
+    def __init__(
+        self,
+        ctx: StepContext,
+        classifier: Classifier,
+        images: RetrievedImages,
+        options: AuditOptions,
+        sources: Sequence[Source],
+    ) -> None:
+        self.ctx, self.classifier, self.options, self.sources = ctx, classifier, options, sources
+        self.labels = label_maps(classifier, images.task, images.targets, options.label_map or {})
+        self.outputs = Outputs()
+        self.binary = {v for o in images.task["outputs"] if o["type"] == "binary" for v in o["values"]}
+
+    def judged(self, members: Sequence[Member]) -> Predictions:
+        """Rows of ``c2b_prediction``, one for each unique picture and target it was retrieved for."""
+        self._run({m.place for m in members})
+        wanted: dict[str, set[Place]] = {}
+        for m in members:
+            if m.place in self.outputs.logits:
+                wanted.setdefault(m.target, set()).add(m.place)
+        found: Predictions = {}
+        for target, places in wanted.items():
+            found |= self._rows(target, sorted(places))
+        return found
+
+    def _run(self, places: set[Place]) -> None:
+        new = places - self.outputs.logits.keys() - self.outputs.unreadable.keys()
+        pictures = read_pictures(self.sources, new)
+        done = predict(self.classifier, pictures, self.ctx, total=len(new), batch_size=self.options.batch_size)
+        _warn_of_unreadable(self.ctx, done)
+        self.outputs.logits |= done.logits
+        self.outputs.unreadable |= done.unreadable
+
+    def _rows(self, target: str, places: Sequence[Place]) -> Predictions:
+        yes_no = target in self.binary
+        said = judge_images(
+            np.stack([self.outputs.logits[p] for p in places]), self.labels[target], target,
+            prediction=self.options.prediction, yes_no=yes_no and self.classifier.head == "multilabel",
+            # A yes/no output has one value: alone it would always win.
+            compete="all" if yes_no else self.options.compete,
+        )  # fmt: skip
+        rows = zip(places, *(column.tolist() for column in said), strict=True)
+        return {
+            (target, place): {
+                **place._asdict(), "target": target, "pred": pred, "correct": correct, "score": score,
+                "rank_of_target": rank,
+            }
+            for place, pred, correct, score, rank in rows
+        }  # fmt: skip
 
 
 def label_maps(
@@ -95,36 +152,6 @@ def label_maps(
         # Yes/no outputs of one softmax head stand against each other.
         by_value |= dict.fromkeys(own, LabelMap(meaning, tuple(output["values"])))
     return {target: by_value[target] for target in targets}
-
-
-def judged_predictions(
-    outputs: Outputs,
-    members: Iterable[Member],
-    labels: Mapping[str, LabelMap],
-    task: Mapping[str, Any],
-    classifier: Classifier,
-    options: AuditOptions,
-) -> Predictions:
-    """Rows of ``c2b_prediction``, one for each unique picture and target it was retrieved for."""
-    wanted: dict[str, set[Place]] = {}
-    for m in members:
-        if m.place in outputs.logits:
-            wanted.setdefault(m.target, set()).add(m.place)
-    binary = {v for output in task["outputs"] if output["type"] == "binary" for v in output["values"]}
-    found: Predictions = {}
-    for target, places in wanted.items():
-        ordered = sorted(places)
-        said = judge_images(
-            np.stack([outputs.logits[p] for p in ordered]), labels[target], target,
-            prediction=options.prediction, yes_no=target in binary and classifier.head == "multilabel",
-            compete=options.compete,
-        )  # fmt: skip
-        for place, pred, correct, score, rank in zip(ordered, *(a.tolist() for a in said), strict=True):
-            found[target, place] = {
-                **place._asdict(), "target": target, "pred": pred, "correct": correct, "score": score,
-                "rank_of_target": rank,
-            }  # fmt: skip
-    return found
 
 
 def right_in(predictions: Mapping[tuple[str, Place], Row]) -> Any:

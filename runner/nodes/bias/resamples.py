@@ -7,13 +7,12 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from runner.artifacts import RetrievedImages, Verdicts
 from runner.models.base import SentenceEncoder
 from runner.nodes.bias.assess import Rules, assess_groups
-from runner.nodes.bias.audit import right_in
+from runner.nodes.bias.audit import kept_rows, right_in
 from runner.nodes.bias.members import count_groups, group_names, members_of
 from runner.nodes.bias.predict import Place
 from runner.nodes.bias.stability import Cosines, same_names
@@ -24,8 +23,7 @@ Row = dict[str, Any]
 def assess_draws(images: RetrievedImages, verdicts: Verdicts) -> list[list[Row]]:
     """Rows of ``c2b_group`` per draw; the first are those of the audit itself."""
     captions = images.captions.to_pylist()
-    kept = images.retrieval.filter(pc.field("kept")).select(["caption_id", "source_id", "uri", "similarity"])
-    members = members_of(captions, kept.to_pylist())
+    members = members_of(captions, kept_rows(images))
     predicted = verdicts.predictions.to_pylist()
     is_right = right_in({(row["target"], Place(row["source_id"], row["uri"])): row for row in predicted})
     rules = Rules(**{f.name: verdicts.settings[f.name] for f in fields(Rules)})

@@ -202,6 +202,10 @@ def test_a_classifier_below_chance_is_stopped_before_it_is_judged(corpus, tmp_pa
     with pytest.raises(StepError, match="not above guessing") as caught:
         assess(local_context(tmp_path), classifier=SquareClassifier(broken=True), images=retrieved(corpus))
     assert "preprocessing" in caught.value.hint
+    stopped = SquareClassifier(broken=True)
+    with pytest.raises(StepError):
+        assess(local_context(tmp_path / "b"), classifier=stopped, images=retrieved(corpus))
+    assert stopped.images == 80  # the neutral ones only
     ctx = local_context(tmp_path)
     assess(ctx, classifier=SquareClassifier(broken=True), images=retrieved(corpus), gate="warn")
     assert "not above guessing" in ctx.journal.messages[0]["text"]
@@ -247,6 +251,47 @@ def test_paper_mode_flags_by_the_point_rule(corpus, tmp_path):
         expected = "undefined" if row["phi"] is None else (
             "no_evidence" if not row["flag_point"] else "favoured" if row["phi"] > 0 else "disfavoured")  # fmt: skip
         assert row["verdict"] == expected
+
+
+class YesNo(SquareClassifier):
+    """A softmax head with a label for "no": the yes/no outputs of the task must not win for want of rivals."""
+
+    labels = ("cat", "dog", "neither")
+
+    def logits(self, batch):
+        return np.tile(np.array([0.0, 1.0, 2.0], np.float32), (len(batch), 1))
+
+
+@pytest.mark.parametrize("paper_mode", [True, False])
+def test_yes_no_outputs_of_a_softmax_head_compete(corpus, tmp_path, paper_mode):
+    images = retrieved(corpus)
+    outputs = [{"name": c, "type": "binary", "values": [c], "caption_names": {}} for c in CLASSES]
+    images.task["outputs"][:] = outputs
+    done = assess(
+        local_context(tmp_path),
+        classifier=YesNo(),
+        images=images,
+        paper_mode=paper_mode,
+        gate="warn",
+        examples_per_group=0,
+    )
+    assert {r["pred"] for r in done.predictions.to_pylist()} == {"(unmapped)"}
+    assert done.gate.to_pylist()[0]["chance"] == 0.5
+
+
+def test_yes_no_outputs_of_many_logits_are_judged_alone(corpus, tmp_path):
+    class Logits(SquareClassifier):
+        def logits(self, batch):
+            return np.tile(np.array([0.0, 7.0], np.float32), (len(batch), 1))
+
+    classifier = Logits()
+    classifier.head = "multilabel"
+    images = retrieved(corpus)
+    images.task["outputs"][:] = [{"name": c, "type": "binary", "values": [c], "caption_names": {}} for c in CLASSES]
+    done = assess(local_context(tmp_path), classifier=classifier, images=images, examples_per_group=0)
+    rows = done.predictions.to_pylist()
+    assert all(r["correct"] and r["pred"] == r["target"] for r in rows)
+    assert {(r["target"], r["score"], r["rank_of_target"]) for r in rows} == {("cat", 0.0, 2), ("dog", 7.0, 1)}
 
 
 def test_truth_confirms_and_unmasks(corpus, tmp_path):
