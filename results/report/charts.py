@@ -40,25 +40,25 @@ def accuracy_chart(groups: Rows, reference: float | None) -> Markup:
     """Accuracy of each group of one target, 0 to 100 %; a dashed line at ``reference`` (accuracy on neutral captions)."""
     texts = [f"{percent(g['acc'])} of {g['n']}" if g["n"] else "no images" for g in groups]
     limits = ("acc", "wilson_low", "wilson_high")
-    rows = [_row(i, g, limits, text) for i, (g, text) in enumerate(zip(groups, texts, strict=True))]
+    rows = [_row(g, limits, text) for g, text in zip(groups, texts, strict=True)]
     return _forest(rows, (0.0, 1.0), "format(datum.value, '.0%')", [0, 0.25, 0.5, 0.75, 1], reference)
 
 
 def score_chart(groups: Rows) -> Markup:
     """Bias score of each group of one target, in points around zero; NULL scores leave their line empty."""
     limits = ("phi", "phi_low", "phi_high")
-    rows = [_row(i, g, limits, points(g["phi"])) for i, g in enumerate(groups)]
+    rows = [_row(g, limits, points(g["phi"])) for g in groups]
     reach = max([0.25, *(abs(v) for r in rows for v in (r["low"], r["high"], r["value"]) if v is not None)])
     edge = min(1.0, 0.05 * -(-reach // 0.05))
     return _forest(rows, (-edge, edge), "replace(format(100 * datum.value, '+.0f'), '+0', '0')", None, 0.0)
 
 
-def _row(order: int, group: Mapping[str, Any], limits: tuple[str, str, str], text: str) -> dict[str, Any]:
+def _row(group: Mapping[str, Any], limits: tuple[str, str, str], text: str) -> dict[str, Any]:
     """One mark; ``limits`` name the columns of its value and interval."""
     verdict = group["verdict"] if group["verdict"] in SHAPES else "undefined"
     return {
         "attribute": group["attribute"], "name": group["value"], **dict(zip(("value", "low", "high"), map(group.get, limits), strict=True)),
-        "text": text, "verdict": verdict, "order": order,
+        "text": text, "verdict": verdict,
     }  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def _forest(
         labelColor="var(--ink)", labelPadding=4,
     )  # fmt: skip
     faceted = chart.facet(
-        row=alt.Row("attribute:N", sort=alt.EncodingSortField("order", op="min"), header=header), spacing=14
+        row=alt.Row("attribute:N", sort=list(dict.fromkeys(r["attribute"] for r in rows)), header=header), spacing=14
     )
     return _svg(faceted.resolve_scale(y="independent").resolve_axis(x="independent"))
 
