@@ -62,6 +62,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def main() -> None:
     """Entry point of the console script ``runner``."""
+    # Idle OpenMP threads should sleep: here a language model, an image encoder and torch share the processors.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(prog_name="runner")
     except SpecError as error:
