@@ -14,7 +14,18 @@ import sys
 import time
 
 RUNS = 7
-HEAVY = ("torch", "transformers", "langgraph", "openai", "duckdb", "pyarrow", "numpy", "pydantic", "faiss", "jsonschema")
+HEAVY = (
+    "torch",
+    "transformers",
+    "langgraph",
+    "openai",
+    "duckdb",
+    "pyarrow",
+    "numpy",
+    "pydantic",
+    "faiss",
+    "jsonschema",
+)
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
     "import runner": ["-c", "import runner"],

@@ -12,7 +12,7 @@ import duckdb
 from results import database
 from results.artifacts import Difference, RunFiles, read_run, run_folders
 from results.locking import Say, held
-from results.store import ResultsStore, lock_file, put_run, put_step
+from results.store import ResultsStore, lock_file, put_run, put_steps
 from results.tables import RUN_TABLES, step_tables, tables
 from runner.errors import UsageError
 
@@ -139,9 +139,8 @@ def _add(connection: duckdb.DuckDBPyConnection, files: RunFiles, outcome: Rebuil
     if not files.parts:
         return
     put_run(connection, files.run_id, files.parts)
-    for (variant, step), content in files.steps.items():
-        put_step(connection, (files.run_id, variant, step), content)
-        outcome.rows += sum(rows.num_rows for rows in content.values())
+    put_steps(connection, files.run_id, [(variant, step, content) for (variant, step), content in files.steps.items()])
+    outcome.rows += sum(rows.num_rows for content in files.steps.values() for rows in content.values())
     outcome.runs += 1
     outcome.steps += len(files.steps)
 

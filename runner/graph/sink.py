@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from runner.graph.journal import RunJournal
 from runner.graph.nodes import PlanNode
 from runner.graph.record import RunRecord
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-_WAITING = 8
+_WAITING = 32
+_BATCH_BYTES = 256 * 2**20
 _SECONDS_BETWEEN = 2.0
+
+StepRows = tuple[str, str, Mapping[str, Any]]
+"""Variant, step, and its rows by results table."""
 
 
 class ResultsSink(Protocol):
@@ -25,20 +27,22 @@ class ResultsSink(Protocol):
     def replace_run(self, run_json: Mapping[str, Any]) -> None:
         """Rewrite what is known of a run."""
 
-    def replace_step(self, run_id: str, variant: str, step: str, tables: Mapping[str, pa.Table]) -> None:
-        """Replace the rows of one step."""
+    def replace_steps(self, run_id: str, steps: Sequence[StepRows]) -> None:
+        """Replace the rows of several (variant, step, tables) in one transaction."""
 
 
 class Recorder:
     """Writes rows and ``run.json`` in the order in which things happened, in one thread.
 
-    The first error is kept, stops further writing, and is raised by ``check`` and ``close``: rows that did not arrive
+    Opening the database costs more than writing the rows of a step, so steps that end while it is busy share the next
+    transaction. The first error is kept, stops further writing, and is raised by ``check`` and ``close``: rows that did not arrive
     are made again from the artifacts by the next attempt.
     """
 
     def __init__(self, record: RunRecord, journal: RunJournal, results: ResultsSink) -> None:
         self.record, self.journal, self.results = record, journal, results
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="results")
+        self._ahead: deque[list[StepRows]] = deque()
         self._room = threading.Semaphore(_WAITING)
         self._error: BaseException | None = None
         self._written = 0.0
@@ -47,13 +51,20 @@ class Recorder:
     def step(self, node: PlanNode, tables: Mapping[str, Any]) -> None:
         """Store the rows of a node under all its places, soon. Waits while many steps are ahead."""
         self._room.acquire()
-        self._pool.submit(self._guarded, lambda: self._step(node, tables)).add_done_callback(
-            lambda _: self._room.release()
-        )
+        self._ahead.append([(place.variant, place.step, tables) for place in node.placements])
+        self._pool.submit(self._guarded, self._steps)
 
-    def _step(self, node: PlanNode, tables: Mapping[str, Any]) -> None:
-        for place in node.placements:
-            self.results.replace_step(self.record.folder.run_id, place.variant, place.step, tables)
+    def _steps(self) -> None:
+        """Write what is ahead, as much as one transaction should hold."""
+        batch: list[StepRows] = []
+        size = 0
+        while self._ahead and size < _BATCH_BYTES:
+            rows = self._ahead.popleft()
+            self._room.release()
+            batch += rows
+            size += sum(table.nbytes for _, _, tables in rows for table in tables.values())
+        if batch:
+            self.results.replace_steps(self.record.folder.run_id, batch)
 
     def progress(self) -> None:
         """Bring ``run.json`` and the run's own rows up to date, at most every other second."""
@@ -82,6 +93,7 @@ class Recorder:
                 work()
             except BaseException as error:  # noqa: BLE001  raised again by check()
                 self._error = error
+                self._room.release(_WAITING)  # nobody waits for a writer that has stopped
 
     def check(self) -> None:
         """Raise what went wrong in the writing thread."""

@@ -33,7 +33,7 @@ class Nowhere:
     def replace_run(self, run_json):
         pass
 
-    def replace_step(self, run_id, variant, step, tables):
+    def replace_steps(self, run_id, steps):
         pass
 
 

@@ -234,7 +234,7 @@ def test_a_results_database_that_fails_stops_the_run_and_the_next_attempt_repair
         def replace_run(self, run_json):
             pass
 
-        def replace_step(self, run_id, variant, step, tables):
+        def replace_steps(self, run_id, steps):
             raise ResultsError("the disk is full")
 
     spec = sample.sample_spec(tmp_path, CHAIN)
