@@ -10,7 +10,7 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from agents.asking import NotAnswered, ask, sample_of, temperature_of
 from agents.brief import Brief
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
 
 Row = dict[str, Any]
+Wording = Literal["free", "template", "fill"]
 
 NEUTRAL_CHUNK = 8
 _TOKENS_PER_CAPTION = 32
@@ -69,11 +70,16 @@ class _BranchOutput(TypedDict):
 
 @dataclass(frozen=True)
 class CaptionPlan:
-    """What to write. ``rewrite`` False fills the model's template instead of asking for each attribute (fewer calls)."""
+    """What to write.
+
+    ``wording`` ``free``: each caption as the model likes; ``template``: the model first writes one template, which its
+    captions follow (small models follow it also where it reads badly); ``fill``: its template is filled in, with no further
+    question an attribute.
+    """
 
     captions_per_value: int = 1
     neutral_per_target: int = 1
-    rewrite: bool = True
+    wording: Wording = "free"
     repair_rounds: int = 1
 
 
@@ -126,6 +132,8 @@ class CaptionAgent:
     # --- the template -----------------------------------------------------------------------------------------------
 
     async def _template(self, state: CaptionsState) -> Row:
+        if self.plan.wording == "free":
+            return {"template": ""}
         data = {"task name": self.brief.name, "task description": self.brief.description}
         request = ChatRequest(
             messages=prompt("caption_template", data),
@@ -170,7 +178,7 @@ class CaptionAgent:
     async def _ask(self, state: CaptionState) -> Row:
         missing = {key: want for key, want in state["wanted"].items() if key not in state["kept"]}
         neutral = next(iter(missing.values()))["attribute"] is None
-        if not self.plan.rewrite and not neutral and state["template"]:
+        if self.plan.wording == "fill" and not neutral and state["template"]:
             return {"answer": {}, "round": self.plan.repair_rounds + 1}
         try:
             answer = await ask(self.llm, self._request(state, missing, neutral=neutral), self.ctx)
@@ -181,15 +189,12 @@ class CaptionAgent:
 
     def _request(self, state: CaptionState, missing: Mapping[str, Wanted], *, neutral: bool) -> ChatRequest:
         again, plan, one = bool(state["rejected"]), self.plan, next(iter(missing.values()))
+        # The task's description stays out: small models write its words into every caption.
+        data: Row = {"task name": self.brief.name}
         if neutral:
-            data: Row = {"task description": self.brief.description}
             settings: Row = {"per_target": plan.neutral_per_target}
         else:
-            data = {
-                "task description": self.brief.description,
-                "target class": self.brief.caption_name(one["target"]),
-                "bias attribute": one["attribute"],
-            }
+            data |= {"target class": self.brief.caption_name(one["target"]), "bias attribute": one["attribute"]}
             data |= {"caption template": state["template"]} if state["template"] else {}
             settings = {"per_value": plan.captions_per_value, "template": bool(state["template"])}
         data["captions"] = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from runner.naming import mentions, normalised, words
 
-MIN_WORDS, MAX_WORDS, MAX_CHARACTERS = 2, 30, 160
+MIN_WORDS, MAX_WORDS, MAX_CHARACTERS = 3, 30, 160
 
 
 def why_unfit(text: str, target_names: Sequence[str]) -> str | None:
@@ -18,7 +18,7 @@ def why_unfit(text: str, target_names: Sequence[str]) -> str | None:
         return f"longer than {MAX_WORDS} words"
     spaceless = any(not name.isascii() for name in target_names)
     if count < MIN_WORDS and not spaceless:
-        return "a single word is no caption"
+        return f"too short: write a phrase of at least {MIN_WORDS} words"
     if "{" in text or "}" in text or "<" in text:
         return "holds a placeholder"
     return None

@@ -92,7 +92,7 @@ async def propose(
     return Biases(brief.task(), list(brief.targets), arrow_table("c2b_attribute", rows))
 
 
-@step("c2b.caption", version="1", estimate=_caption_cost, tags=frozenset({"llm"}))
+@step("c2b.caption", version="2", estimate=_caption_cost, tags=frozenset({"llm"}))
 async def caption(
     ctx: StepContext,
     *,
@@ -100,9 +100,10 @@ async def caption(
     biases: Biases,
     captions_per_value: Annotated[int, Field(ge=1, le=20, description="more than 1 enables the caption bootstrap")] = 1,
     neutral_per_target: Annotated[int, Field(ge=0, le=20, description="captions without circumstance per target")] = 1,
-    rewrite: Annotated[
-        bool, Field(description="false: fill the model's template instead of asking per attribute")
-    ] = True,
+    wording: Annotated[
+        Literal["free", "template", "fill"],
+        Field(description="free; template: captions follow a template of the model (the paper); fill: it is filled in"),
+    ] = "free",
     repair_rounds: Annotated[int, Field(ge=0, le=5, description="further questions for captions that are unfit")] = 1,
 ) -> Captions:
     """Write captions that show each target under each circumstance, and neutral ones, with a language model."""
@@ -112,7 +113,7 @@ async def caption(
 
     brief = brief_of(biases.task, biases.targets)
     kept = [row for row in biases.attributes.to_pylist() if row["status"] == "kept"]
-    plan = CaptionPlan(captions_per_value, neutral_per_target, rewrite, repair_rounds)
+    plan = CaptionPlan(captions_per_value, neutral_per_target, wording, repair_rounds)
     rows = await write_captions(llm, brief, kept, plan, ctx)
     _require_kept(rows, ctx, "no caption can be used")
     return Captions(biases.task, biases.targets, arrow_table("c2b_caption", rows))

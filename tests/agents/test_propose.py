@@ -290,7 +290,9 @@ async def test_the_models_template_stands_in_for_captions_it_cannot_write(script
             return json.dumps({"captions": dict.fromkeys(data["captions"], "A cat and a dog")})
         return writer(request, data)
 
-    rows, _ = await made(scripted, ctx, answer)
+    rows, llm = await made(scripted, ctx, answer, wording="template")
+    asked = json.loads(llm.asked("c2b.captions")[0].messages[1].content.removeprefix("Prompt:\n"))
+    assert asked["caption template"] == "A photo of {target}, {circumstance}"
     pose = {
         r["value"]: (r["text"], r["drop_reason"]) for r in rows if r["attribute"] == "pose" and r["status"] == "kept"
     }
@@ -300,7 +302,7 @@ async def test_the_models_template_stands_in_for_captions_it_cannot_write(script
 
 
 async def test_without_rewriting_one_question_serves_all_attributes(scripted, ctx):
-    rows, llm = await made(scripted, ctx, rewrite=False)
+    rows, llm = await made(scripted, ctx, wording="fill")
     assert not llm.asked("c2b.captions") and len(llm.requests) == 2
     assert {r["text"] for r in rows if r["value"] == "grass"} == {"A photo of cat, grass", "A photo of dog, grass"}
 
@@ -311,7 +313,7 @@ async def test_lost_captions_are_recorded_and_the_rest_survives(scripted, ctx):
             return json.dumps({"caption template": "A photo"})
         return "no" if data.get("bias attribute") == "place" else writer(request, data)
 
-    rows, _ = await made(scripted, ctx, answer)
+    rows, _ = await made(scripted, ctx, answer, wording="template")
     failed = [(r["target"], r["attribute"], r["value"]) for r in rows if r["status"] == "failed"]
     assert failed == [(t, "place", v) for t in ("cat", "dog") for v in ("sofa", "grass")]
     assert sorted(item for item, _ in ctx.failures) == ["cat / place", "dog / place"]

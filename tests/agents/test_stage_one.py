@@ -41,7 +41,9 @@ def honest(body):
     if "caption template" in schema["properties"]:
         return json.dumps({"caption template": "A picture of {target} ({circumstance})"})
     shown = data.get("target class")
-    return json.dumps({"captions": {k: f"A {shown}, {v}" if shown else f"A {v}" for k, v in data["captions"].items()}})
+    return json.dumps(
+        {"captions": {k: f"A {shown}, {v}" if shown else f"A picture of {v}" for k, v in data["captions"].items()}}
+    )
 
 
 async def stage_one(server, folder):
@@ -104,12 +106,12 @@ async def test_a_real_small_model_goes_through_the_whole_stage(tmp_path):
     from runner.naming import mentions
 
     path = ensure("smollm2-135m", lambda text: None).path
-    llm = LlamaCpp(model=str(path), context=4096, parallel=2, threads=2).load(Services(cache=tmp_path))
+    llm = LlamaCpp(model=str(path), context=2048, parallel=1, threads=1).load(Services(cache=tmp_path))
     ctx = local_context(tmp_path)
     included = [{"attribute": "lighting", "values": ["in the dark", "in bright light"]}]
     try:
         proposals = await propose(
-            ctx, llm=llm, task=TASK, classes=["cat", "dog"], targets=["cat"], max_attributes=2, max_values=2, repair_rounds=0,
+            ctx, llm=llm, task=TASK, classes=["cat", "dog"], targets=["cat"], max_attributes=1, max_values=2, repair_rounds=0,
             include=[_user(**entry) for entry in included],
         )  # fmt: skip
         rows = proposals.attributes.to_pylist()
