@@ -188,7 +188,7 @@ CREATE TABLE c2b_retrieval (
   row BIGINT,  -- row of the index
   similarity DOUBLE,  -- cosine of caption and image
   kept BOOLEAN NOT NULL,  -- in the group
-  reject_reason VARCHAR,  -- undecodable, small, large, duplicate, near_duplicate, other_value, ambiguous, irrelevant, surplus
+  reject_reason VARCHAR,  -- undecodable, small, large, duplicate, near_duplicate, other_value, ambiguous, irrelevant, other_target, surplus
   duplicate_of VARCHAR  -- uri of the kept one
 );
 

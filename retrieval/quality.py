@@ -5,7 +5,8 @@
 3. ``components`` and ``leaders``: near duplicates inside a group (cosine at or above a bar, connected components).
 4. ``value_conflicts``: one picture, one value of an attribute.
 5. ``best_contrast``: the caption must beat the captions of other values and other targets.
-6. ``places``: the k best of each caption.
+6. ``on_target``: among plain captions of all classes, that of the target must be nearest.
+7. ``places``: the k best of each caption.
 
 A group is the pictures of one (target, attribute, value). All arrays run over candidates (length n) unless said.
 Ties go to the lower row, then to the earlier candidate, so the order of groups and captions changes nothing.
@@ -26,9 +27,12 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 REASONS = (
-    "kept", "large", "small", "duplicate", "near_duplicate", "other_value", "ambiguous", "irrelevant", "surplus",
+    "kept", "large", "small", "duplicate", "near_duplicate", "other_value", "ambiguous", "irrelevant", "other_target",
+    "surplus",
 )  # fmt: skip
-KEPT, LARGE, SMALL, DUPLICATE, NEAR_DUPLICATE, OTHER_VALUE, AMBIGUOUS, IRRELEVANT, SURPLUS = range(len(REASONS))
+KEPT, LARGE, SMALL, DUPLICATE, NEAR_DUPLICATE, OTHER_VALUE, AMBIGUOUS, IRRELEVANT, OTHER_TARGET, SURPLUS = range(
+    len(REASONS)
+)
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,10 @@ def judge(
     height: Ints,
     vectors: NDArray[np.floating],
     contrast: Floats | None,
+    targeted: Bools | None = None,
 ) -> Fates:
-    """Apply all rules in order. ``vectors`` [rows of the index, dim] are unit image vectors; ``contrast`` is the result
-    of ``best_contrast``, or None to leave rule 5 out."""
+    """Apply all rules in order. ``vectors`` [rows of the index, dim] are unit image vectors; ``contrast`` and
+    ``targeted`` are the results of ``best_contrast`` and ``on_target``, or None to leave rules 5 and 6 out."""
     reason = size_faults(width, height, rules.min_side, rules.max_pixels)
     leader = np.arange(len(candidates), dtype=np.int64)
 
@@ -118,6 +123,9 @@ def judge(
     if contrast is not None:
         alive = living()
         reason[alive[~(candidates.similarity[alive] > contrast[alive])]] = IRRELEVANT
+    if targeted is not None:
+        alive = living()
+        reason[alive[~targeted[alive]]] = OTHER_TARGET
     alive = living()
     c = candidates.at(alive)
     reason[alive[places(c.caption, c.similarity, c.row) >= rules.k]] = SURPLUS
@@ -188,6 +196,18 @@ def best_contrast(
             products = np.einsum("nd,md->nm", vectors[row[members]].astype(np.float64), against.astype(np.float64))
             # As float32, the precision in which similarities are stored: equal texts must compare equal.
             found[members] = products.max(axis=1).astype(np.float32)
+    return found
+
+
+def on_target(target: Ints, row: Ints, vectors: NDArray[np.floating], names: NDArray[np.floating]) -> Bools:
+    """Whether the plain caption of a candidate's target is the nearest of all classes: zero-shot agreement.
+
+    ``names`` [classes, dim] embed the plain captions; ``target`` is the class number of each candidate; ``vectors`` [rows of
+    the index, dim] are those searched.
+    """
+    distinct, back = np.unique(row, return_inverse=True)
+    nearest = (vectors[distinct].astype(np.float32) @ names.astype(np.float32).T).argmax(axis=1)
+    found: Bools = nearest[back] == target
     return found
 
 

@@ -53,7 +53,7 @@ def _shared(ctx: StepContext, encoder: ImageTextEncoder, sources: list[Source]) 
     return ctx.shared / "indexes" / item_key(encoder.identity, sorted(item_key(s.spec) for s in sources))[:24]
 
 
-@step("retrieval.search", version="1", estimate=_index_cost)
+@step("retrieval.search", version="2", estimate=_index_cost)
 def search(
     ctx: StepContext,
     *,
@@ -67,7 +67,9 @@ def search(
     max_pixels: Annotated[int, Field(ge=1, description="width x height")] = 50_000_000,
     margin: Annotated[float, Field(ge=0, description="lead that one value needs over another")] = 0.01,
     similarity: Literal["image", "caption", "mean"] = "image",
-    relevance: bool = True,
+    relevance: Annotated[
+        bool, Field(description="a picture must suit its caption better than other values' and other classes' captions")
+    ] = True,
     paper_mode: Annotated[bool, Field(description="the k nearest as they are, no filter")] = False,
     batch_size: BatchSize = 64,
 ) -> RetrievedImages:

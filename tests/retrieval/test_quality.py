@@ -236,3 +236,13 @@ def test_no_candidates_at_all():
     none = np.zeros(0, np.int64)
     contrast = q.best_contrast(c.caption, c.row, unit_vectors(0), [])
     assert len(q.judge(c, RULES, width=none, height=none, vectors=unit_vectors(0), contrast=contrast).reason) == 0
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_on_target_is_zero_shot_agreement(seed: int) -> None:
+    """Kept are exactly the pictures whose nearest class is their own, counted picture by picture."""
+    rng = np.random.default_rng(seed)
+    vectors, names = rng.normal(size=(9, 4)), rng.normal(size=(3, 4))
+    row, target = rng.integers(0, 9, 20), rng.integers(0, 3, 20)
+    slow = [max(range(3), key=lambda c: float(vectors[r] @ names[c])) == t for r, t in zip(row, target, strict=True)]
+    assert q.on_target(target, row, vectors, names).tolist() == slow

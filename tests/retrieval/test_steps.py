@@ -259,3 +259,22 @@ def test_a_tree_that_is_no_part_of_the_task_is_refused(tree, ctx):
     with pytest.raises(DataError, match="'cat' is no class"):
         folder_tree(ctx, path=str(tree), task="Tell birds.", classes=["dog", "bird"])
     assert folder_tree(ctx, path=str(tree), task="x", classes=["cat", "dog", "bird"]).targets == ["cat", "dog"]
+
+
+def test_a_picture_must_be_told_apart_from_classes_that_are_not_audited(folder, encoder, ctx, captions):
+    """Auditing one class of three keeps the same pictures for it as auditing all three."""
+    red = captions.captions.filter([row["target"] == TARGETS[0] for row in captions.captions.to_pylist()])
+    alone = Captions(task=TASK, targets=TARGETS[:1], captions=red)
+
+    def kept_for_red(queries):
+        found = search(ctx, encoder=encoder, corpus=[{"folder": str(folder)}], queries=queries, **options())
+        mine = {c["caption_id"] for c in found.captions.to_pylist() if c["target"] == TARGETS[0]}
+        return {
+            (r["caption_id"], r["uri"], r["reject_reason"])
+            for r in found.retrieval.to_pylist()
+            if r["caption_id"] in mine
+        }
+
+    assert kept_for_red(alone) == kept_for_red(captions)
+    reasons = {reason for _, _, reason in kept_for_red(alone)}
+    assert reasons & {"irrelevant", "other_target"}, "the corpus holds other colours too"
