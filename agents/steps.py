@@ -33,7 +33,7 @@ def _caption_cost(params: Mapping[str, Any]) -> Cost:
     return Cost(llm_calls=None)
 
 
-@step("c2b.propose", version="1", estimate=_proposal_cost, tags=frozenset({"llm"}))
+@step("c2b.propose", version="2", estimate=_proposal_cost, tags=frozenset({"llm"}))
 async def propose(
     ctx: StepContext,
     *,

@@ -267,7 +267,7 @@ def test_a_picture_must_be_told_apart_from_classes_that_are_not_audited(folder, 
     alone = Captions(task=TASK, targets=TARGETS[:1], captions=red)
 
     def kept_for_red(queries):
-        found = search(ctx, encoder=encoder, corpus=[{"folder": str(folder)}], queries=queries, **options())
+        found = search(ctx, encoder=encoder, corpus=[{"folder": str(folder)}], queries=queries, **options(overfetch=15))
         mine = {c["caption_id"] for c in found.captions.to_pylist() if c["target"] == TARGETS[0]}
         return {
             (r["caption_id"], r["uri"], r["reject_reason"])
