@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,11 @@ def retrieve(
     overfetch: int = 5,
     similarity: Similarity = "image",
     relevance: bool = True,
+    others: Sequence[str] = (),
 ) -> RetrievedImages:
     """Search every kept caption of ``queries``. Without ``rules``: the ``k`` nearest as they are.
+
+    ``others`` names what else the corpus shows: a picture nearer to one of these than to its target is not relevant.
 
     Raises ``DataError`` where another encoder made the index.
     """
@@ -50,7 +53,7 @@ def retrieve(
         contrast = targeted = None
         if relevance:
             contrast = _contrast(index, encoder, captions, names, candidates, similarity, ctx)
-            targeted = _targeted(index, encoder, captions, names, candidates, similarity)
+            targeted = _targeted(index, encoder, captions, [*names.items()], others, candidates, similarity)
         fates = _judge(index, candidates, rules, contrast, targeted)
     numbers, groups = numbered((c["target"], c["attribute"], c["value"]) for c in captions)
     counts = counts_table(groups, numbers[candidates.caption], candidates.similarity, fates)
@@ -136,14 +139,17 @@ def _targeted(
     index: Index,
     encoder: ImageTextEncoder,
     captions: list[dict[str, Any]],
-    names: dict[str, str],
+    classes: list[tuple[str, str]],
+    others: Sequence[str],
     candidates: Candidates,
     similarity: Similarity,
 ) -> NDArray[np.bool_]:
-    """Whether each candidate looks more like its target than like any other class of the task."""
-    classes = {name: number for number, name in enumerate(names)}
-    vectors = index.embed_queries(encoder, [TARGET_PROMPT.format(name) for name in names.values()])
-    target = np.array([classes[str(caption["target"])] for caption in captions], np.int64)
+    """Whether each candidate looks more like its target than like any other class of the task or like ``others``."""
+    shown = [name for _, name in classes]
+    shown += [name for name in others if name.casefold() not in {known.casefold() for known in shown}]
+    vectors = index.embed_queries(encoder, [TARGET_PROMPT.format(name) for name in shown])
+    number = {target: n for n, (target, _) in enumerate(classes)}
+    target = np.array([number[str(caption["target"])] for caption in captions], np.int64)
     searched, matrix = index.matrix(similarity)
     return on_target(target[candidates.caption], np.searchsorted(searched, candidates.row), matrix, vectors)
 

@@ -70,6 +70,9 @@ def search(
     relevance: Annotated[
         bool, Field(description="a picture must suit its caption better than other values' and other classes' captions")
     ] = True,
+    others: Annotated[
+        list[str], Field(description="what else the corpus shows: pictures nearer to one of these are left out")
+    ] = [],  # noqa: B006
     paper_mode: Annotated[bool, Field(description="the k nearest as they are, no filter")] = False,
     batch_size: BatchSize = 64,
 ) -> RetrievedImages:
@@ -86,7 +89,7 @@ def search(
     rules = Rules(k, min_side, max_pixels, dedup_cosine, margin)
     return retrieve(
         ctx, opened, encoder, queries, None if paper_mode else rules,
-        k=k, overfetch=overfetch, similarity=similarity, relevance=relevance,
+        k=k, overfetch=overfetch, similarity=similarity, relevance=relevance, others=others,
     )  # fmt: skip
 
 
