@@ -178,13 +178,18 @@ class ProposalAgent:
             ),
             purpose="c2b.biases",
             item=state["target"] or "all targets",
-            schema=biases_schema(plan.max_attributes, plan.min_values, plan.max_values),
+            schema=biases_schema(plan.max_attributes, plan.min_values, plan.max_values, self._free_hints(state)),
             schema_name="biases",
             temperature=temperature_of(resample, draw),
             max_tokens=min(size, 4096),
             seed=self.ctx.seed,
             sample=sample_of(resample, draw, state["round"]),
         )
+
+    def _free_hints(self, state: TargetState) -> tuple[str, ...]:
+        """On a second try a model must fill in dimensions it was offered: inventing their names was too much for it."""
+        taken = {normalised(j["attribute"]) for j in state["judged"] if j["kept"]}
+        return tuple(h for h in self._hints if normalised(h) not in taken) if state["round"] else ()
 
     def _data(self, target: str, turn: int) -> Row:
         """What the model is told; ``turn`` rotates the hints, so that further draws start elsewhere."""
@@ -197,11 +202,14 @@ class ProposalAgent:
         else:
             data["target attribute"] = brief.caption_name(target)
         data["number of biases"] = self.plan.max_attributes
-        hints = packaged_dimensions() if self.plan.dimensions is None else self.plan.dimensions
-        if hints:
+        if hints := self._hints:
             start = turn * self.plan.max_attributes % len(hints)
             data["dimensions"] = [*hints[start:], *hints[:start]]
         return data
+
+    @property
+    def _hints(self) -> tuple[str, ...]:
+        return packaged_dimensions() if self.plan.dimensions is None else self.plan.dimensions
 
     def _judge(self, state: TargetState) -> Row:
         proposals = [*self.plan.include, *(Proposal(p["attribute"], tuple(p["values"])) for p in state["proposals"])]
@@ -217,6 +225,7 @@ class ProposalAgent:
             min_values=self.plan.min_values,
             max_values=self.plan.max_values,
             max_attributes=self.plan.max_attributes,
+            hints=self._hints,
         )
 
     def _enough(self, state: TargetState) -> str:

@@ -16,7 +16,7 @@ from agents.asking import NotAnswered, ask, sample_of, temperature_of
 from agents.brief import Brief
 from agents.captioning import judge_captions, tidy
 from agents.prompting import prompt
-from agents.replies import captions_schema, template_schema
+from agents.replies import caption_pattern, captions_schema, template_schema
 from runner.context import StepContext, item_key
 from runner.models.base import ChatModel, ChatRequest
 from runner.naming import normalised
@@ -206,13 +206,18 @@ class CaptionAgent:
             messages=prompt("neutral_captions" if neutral else "captions", data, again=again, **settings),
             purpose="c2b.neutral_captions" if neutral else "c2b.captions",
             item=_item(missing),
-            schema=captions_schema(missing),
+            schema=captions_schema(missing, self._patterns(missing) if state["round"] else None),
             schema_name="captions",
             temperature=temperature_of(state["resample"]),
             max_tokens=min(64 + _TOKENS_PER_CAPTION * len(missing), 4096),
             seed=self.ctx.seed,
             sample=sample_of(state["resample"], round_=state["round"]),
         )
+
+    def _patterns(self, wanted: Mapping[str, Wanted]) -> dict[str, str]:
+        """For a second try: captions that cannot but name the class and the value, where both are plain words."""
+        made = {key: caption_pattern(self.brief.caption_name(w["target"]), w["value"]) for key, w in wanted.items()}
+        return {key: pattern for key, pattern in made.items() if pattern is not None}
 
     def _judge(self, state: CaptionState) -> Row:
         texts, unfit = self._checked(state, state["answer"])

@@ -41,7 +41,7 @@ _CATCH_ALLS = frozenset(
 ) | {"not applicable", "not visible", "not specified"}
 _CATCH_ALL_START = re.compile(r"(any|other|none of|all other|everything)\b")
 _INVISIBLE = frozenset({"yes", "no", "true", "false"})
-_REPLY_WORDS = re.compile(r"^([a-z]\d+|bias attribute|bias class(es)?|attribute( name)?|value \d+|class \d+)$")
+_REPLY_WORDS = re.compile(r"^([a-z]\d+|bias\b.*|attribute( name)?|value \d+|class \d+)$")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ProposalRules:
     """What proposals for one target are held against.
 
     ``target_names``: the class and its caption name; ``classes``: all classes of the task; ``exclude``: attributes nobody
-    wants tested. ``max_attributes`` counts what the model proposed; what the user included comes on top.
+    wants tested; ``hints``: dimensions that were offered to the model. ``max_attributes`` counts what the model proposed; what the user included comes on top.
     """
 
     target_names: tuple[str, ...]
@@ -76,6 +76,7 @@ class ProposalRules:
     min_values: int = 2
     max_values: int = 6
     max_attributes: int = 8
+    hints: tuple[str, ...] = ()
 
 
 def judge(proposals: Iterable[Proposal], rules: ProposalRules, similar: Similar | None = None) -> list[Judged]:
@@ -110,6 +111,10 @@ def _why_unfit(proposal: Proposal, rules: ProposalRules) -> str | None:
         return "excluded by the user"
     if len(proposal.values) < rules.min_values:
         return f"fewer than {rules.min_values} distinct values"
+    if any(_same_name(name, other) for other in rules.classes):
+        return "the attribute is a class of the task"
+    if any(normalised(v) == name for v in proposal.values):
+        return "a value repeats the attribute"
     return next((reason for v in proposal.values if (reason := _why_value_unfit(v, rules))), None)
 
 
@@ -121,6 +126,8 @@ def _why_value_unfit(value: str, rules: ProposalRules) -> str | None:
         return f"the value {value!r} is a class of the task"
     if name in _CATCH_ALLS or _CATCH_ALL_START.match(name):
         return f"the value {value!r} is a catch-all"
+    if name in {normalised(hint) for hint in rules.hints}:
+        return f"the value {value!r} is a dimension, not a value"
     return f"the value {value!r} cannot be seen" if name in _INVISIBLE else None
 
 

@@ -1,6 +1,7 @@
 """A scripted model drives the proposal agent to a known table."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -53,10 +54,13 @@ async def test_drop_rules_are_logged_with_their_reason(scripted, ctx):
         ("indoors", ["yes", "no"]),
         ("skin ethnicity", ["a", "b"]),
         ("v0", ["x", "y"]),
+        ("a cat", ["furry", "wet"]),
+        ("surface", ["Surface", "smooth"]),
+        ("scene", ["viewpoint", "lighting"]),
     )
     llm = scripted(lambda request, data: reply)
     done = await propose(
-        ctx, llm=llm, task=TASK, classes=["cat", "dog"], targets=["cat"], exclude=["ethnicity"], max_attributes=10,
+        ctx, llm=llm, task=TASK, classes=["cat", "dog"], targets=["cat"], exclude=["ethnicity"], max_attributes=13,
         repair_rounds=0,
     )  # fmt: skip
     why = reasons(done)
@@ -70,6 +74,9 @@ async def test_drop_rules_are_logged_with_their_reason(scripted, ctx):
     assert why["indoors"] == "the value 'yes' cannot be seen"
     assert why["skin ethnicity"] == "excluded by the user"
     assert "reply format" in why["v0"]
+    assert why["a cat"] == "the attribute is a class of the task"
+    assert why["surface"] == "a value repeats the attribute"
+    assert why["scene"] == "the value 'viewpoint' is a dimension, not a value"
     assert [row[3] for row in table(done)].count("kept") == 1
 
 
@@ -98,12 +105,14 @@ async def test_too_few_proposals_are_asked_for_again_with_reasons(scripted, ctx)
         if "rejected" in data:
             assert data["rejected"] == [{"bias attribute": "breed", "reason": "the value 'black cat' names the target"}]
             assert data["already proposed"] == ["lighting"]
-            return biases(("place", ["sofa", "grass"]))
+            items = request.schema["properties"]["biases"]["items"]["properties"]
+            assert "background" in items["bias attribute"]["enum"] and "lighting" not in items["bias attribute"]["enum"]
+            return biases(("background", ["sofa", "grass"]))
         return biases(("breed", ["black cat", "white"]), ("lighting", ["dark", "bright"]))
 
     llm = scripted(answer)
     done = await propose(ctx, llm=llm, task=TASK, classes=["cat", "dog"], targets=["cat"], max_attributes=4)
-    assert [(r[1], r[3]) for r in table(done)] == [("breed", "dropped"), ("lighting", "kept"), ("place", "kept")]
+    assert [(r[1], r[3]) for r in table(done)] == [("breed", "dropped"), ("lighting", "kept"), ("background", "kept")]
     assert len(llm.requests) == 2
 
 
@@ -270,7 +279,9 @@ async def test_unfit_captions_are_asked_for_again_one_by_one(scripted, ctx):
             return writer(request, data)
         if "rejected" in data:
             assert list(data["captions"].values()) == ["bright"]
-            return json.dumps({"captions": dict.fromkeys(data["captions"], "A bright cat")})
+            pattern = request.schema["properties"]["captions"]["properties"]["v1"]["pattern"]
+            assert re.search(pattern, "a cat that is in bright") and not re.search(pattern, "a bright animal")
+            return json.dumps({"captions": dict.fromkeys(data["captions"], "A cat that is bright")})
         return json.dumps({"captions": {"v0": "A dark cat", "v1": "A bright animal"}})
 
     rows, _ = await made(scripted, ctx, answer)
@@ -280,7 +291,7 @@ async def test_unfit_captions_are_asked_for_again_one_by_one(scripted, ctx):
         if r["target"] == "cat" and r["attribute"] == "lighting"
     ]
     assert sorted(lighting) == [
-        ("A bright animal", "dropped", "does not name 'cat'"), ("A bright cat", "kept", None), ("A dark cat", "kept", None),
+        ("A bright animal", "dropped", "does not name 'cat'"), ("A cat that is bright", "kept", None), ("A dark cat", "kept", None),
     ]  # fmt: skip
 
 

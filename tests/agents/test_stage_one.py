@@ -100,7 +100,6 @@ async def test_a_second_run_asks_nothing(faults, tmp_path):
 async def test_a_real_small_model_goes_through_the_whole_stage(tmp_path):
     """SmolLM2-135M: weak proposals, but every row is judged and every kept caption names its target."""
     from runner.assets import ensure
-    from runner.errors import StepError
     from runner.models.chat.providers import LlamaCpp
     from runner.models.registry import Services
     from runner.naming import mentions
@@ -117,10 +116,7 @@ async def test_a_real_small_model_goes_through_the_whole_stage(tmp_path):
         rows = proposals.attributes.to_pylist()
         assert [r["status"] for r in rows if r["source"] == "include"] == ["kept"]
         assert len(rows) >= 2 and all(r["drop_reason"] for r in rows if r["status"] == "dropped")
-        try:
-            texts = (await caption(ctx, llm=llm, biases=proposals, repair_rounds=0)).captions.to_pylist()
-        except StepError as error:
-            pytest.fail(f"no caption at all: {error}")
+        texts = (await caption(ctx, llm=llm, biases=proposals)).captions.to_pylist()
     finally:
         llm.close()
     assert all(mentions(r["text"], "cat") for r in texts if r["status"] == "kept")
