@@ -9,14 +9,7 @@ if TYPE_CHECKING:
 
     from results.store import ResultsStore
 
-VERDICTS = """
-SELECT g.variant, g.step, g.target, g.attribute, g.value, g.n, g.k, g.acc, g.wilson_low, g.wilson_high, g.phi, g.phi_low,
-       g.phi_high, g.q_value, g.min_detectable_gap, g.verdict, g.verdict_reason, t.true_target_precision, t.true_n, t.true_acc, t.true_phi,
-       t.agreement
-FROM c2b_group g LEFT JOIN c2b_truth t USING (run_id, variant, target, attribute, value)
-WHERE g.run_id = $run
-ORDER BY g.variant, g.target, g.attribute, g.phi
-"""
+VERDICTS = "SELECT * FROM verdicts WHERE run_id = $run ORDER BY variant, target, attribute, phi"
 STYLES = {"disfavoured": "bold red", "favoured": "bold green", "held_back": "yellow", "no_evidence": "dim"}
 WORDS = {
     "disfavoured": "worse",
