@@ -205,8 +205,8 @@ def chance_of(task: Mapping[str, Any]) -> float:
 
 def target_check_of(images: RetrievedImages) -> TargetCheck:
     """``contrast`` where retrieval compared pictures with captions of other targets (some were rejected for it)."""
-    reasons = images.retrieval["reject_reason"]
-    return "contrast" if "irrelevant" in reasons.unique().to_pylist() else "none"
+    reasons = set(images.retrieval["reject_reason"].unique().to_pylist())
+    return "contrast" if reasons & {"irrelevant", "other_target"} else "none"
 
 
 def warn_of_kinship(ctx: StepContext, classifier: Classifier, encoder: Mapping[str, Any]) -> None:
