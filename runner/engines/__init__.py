@@ -1,1 +1,1 @@
-"""Where steps run: this process, Ray."""
+"""Where steps run: this process. An engine for a cluster has its place beside ``local``."""
