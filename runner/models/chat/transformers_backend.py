@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import ModelRefused
+from runner.imports import importing
 from runner.models.chat.batching import Batcher
 from runner.models.chat.wire import Payload, RawReply, SendFailed, text_messages
 
@@ -70,8 +71,10 @@ def load(folder: Path, gguf_file: str | None, dtype: str, device: str) -> Loaded
     """Read tokenizer and weights. Raises ``ModelRefused``."""
     from llguidance.hf import from_tokenizer
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+
+    with importing:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -143,7 +146,9 @@ class LoadedModel:
     def _run(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> None:
         """Generate until every row is over; the rows hold what was written."""
         import torch
-        from transformers import GenerationConfig
+
+        with importing:
+            from transformers import GenerationConfig
 
         pad = min(self.ends, default=0)
         width = max(map(len, prompts))

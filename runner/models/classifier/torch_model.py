@@ -11,6 +11,7 @@ import torch
 
 from runner.context import item_key
 from runner.errors import ModelRefused
+from runner.imports import importing
 from runner.models.base import Classifier
 from runner.models.classifier import preprocess as pre
 from runner.models.classifier.architectures import build, usual_preprocessing
@@ -182,7 +183,8 @@ def _huggingface_preprocess(path: Path) -> pre.Preprocess:
 
 
 def _huggingface_network(path: Path) -> torch.nn.Module:
-    from transformers import AutoModelForImageClassification
+    with importing:
+        from transformers import AutoModelForImageClassification
 
     # Each of these is said, not left to its default: unset, `auto_map` asks at the terminal and an attention setting
     # of the config may name code on a hub.

@@ -12,6 +12,7 @@ import torch
 
 from runner.context import item_key
 from runner.errors import AssetError, ModelRefused
+from runner.imports import importing
 from runner.models.base import ImageTextEncoder
 from runner.models.classifier.sniff import read_json
 from runner.models.classifier.weights import fill, read_safetensors
@@ -86,7 +87,8 @@ def load_tag(name: str, tag: str, *, device: str, half: bool) -> OpenClipEncoder
 
     Raises ``ModelRefused`` for unknown names or tags, ``AssetError`` where the weights cannot be fetched.
     """
-    import open_clip
+    with importing:
+        import open_clip
 
     config = _known_tag(name, tag)
     try:
@@ -107,7 +109,8 @@ def load_tag(name: str, tag: str, *, device: str, half: bool) -> OpenClipEncoder
 
 
 def _known_tag(name: str, tag: str) -> dict[str, Any]:
-    import open_clip
+    with importing:
+        import open_clip
 
     if name not in open_clip.list_models():
         raise ModelRefused(f"open_clip has no model {name!r}", hint=_nearest(name, open_clip.list_models()))
@@ -129,7 +132,8 @@ def load_local(path: Path, name: str | None, *, device: str, half: bool) -> Open
 
     Raises ``ModelRefused`` where the weights do not fit the model, or are no safetensors.
     """
-    import open_clip
+    with importing:
+        import open_clip
 
     if path.is_dir():
         _check_folder(path)

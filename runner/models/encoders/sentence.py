@@ -11,6 +11,7 @@ import torch
 
 from runner.context import item_key
 from runner.errors import ModelRefused
+from runner.imports import importing
 from runner.models.base import SentenceEncoder
 from runner.models.classifier.sniff import read_json
 from runner.models.classifier.weights import sha256_of
@@ -26,7 +27,8 @@ class MeanPooled(SentenceEncoder):
     """A transformer whose token vectors are averaged over the mask and scaled to unit length."""
 
     def __init__(self, folder: Path, *, device: str = "cpu", name: str = "minilm") -> None:
-        from transformers import AutoModel, AutoTokenizer
+        with importing:
+            from transformers import AutoModel, AutoTokenizer
 
         _need_mean_pooling(folder)
         files = [folder / file for file in ("config.json", "tokenizer.json", "model.safetensors")]
