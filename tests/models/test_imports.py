@@ -5,6 +5,7 @@ import sys
 
 CODE = """
 import sys, threading
+sys.setswitchinterval(1e-6)
 from pathlib import Path
 from runner.models.encoders.sentence import MeanPooled
 folder = Path(sys.argv[1])
