@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ def _conclude(outcome: RunOutcome, results: Path) -> int:
     from results.store import ResultsStore
 
     console = Console(width=None if sys.stdout.isatty() else 200)
+    results = Path(os.path.normpath(results))
     if results.is_file():
         store = ResultsStore(results)
         table = verdict_table(store, outcome.run_id)
