@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.context import StepContext
 from runner.errors import BudgetExceeded, EndpointError
 from runner.models.base import ChatModel, ChatRequest
+
+if TYPE_CHECKING:
+    from langgraph.graph.state import CompiledStateGraph
 
 LLM_LIMITS = frozenset({"llm_calls", "tokens"})
 """Budgets that end the asking but not the audit: what was answered before can still be assessed."""
@@ -43,3 +46,20 @@ async def ask(llm: ChatModel, request: ChatRequest, ctx: StepContext) -> Any:
         if error.kind not in LLM_LIMITS:
             raise
         raise NotAnswered(f"not asked any more: {error.message}") from error
+
+
+def asking_loop(
+    state: Any, output: Any, *, ask: Any, judge: Any, close: Any, enough: Any
+) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """A graph that asks and judges until ``enough`` says so instead of "again", then closes."""
+    from langgraph.graph import END, START, StateGraph
+
+    builder = StateGraph(state, output_schema=output)
+    builder.add_node("ask", ask)
+    builder.add_node("judge", judge)
+    builder.add_node("close", close)
+    builder.add_edge(START, "ask")
+    builder.add_edge("ask", "judge")
+    builder.add_conditional_edges("judge", enough, {"again": "ask", "enough": "close"})
+    builder.add_edge("close", END)
+    return builder.compile()

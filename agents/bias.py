@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
-from agents.asking import NotAnswered, ask, sample_of, temperature_of
+from agents.asking import NotAnswered, ask, asking_loop, sample_of, temperature_of
 from agents.brief import Brief
 from agents.prompting import prompt
 from agents.proposals import Judged, Proposal, ProposalRules, Similar, judge
@@ -120,17 +120,9 @@ class ProposalAgent:
         return builder.compile()
 
     def _branch(self) -> CompiledStateGraph[Any, Any, Any, Any]:
-        from langgraph.graph import END, START, StateGraph
-
-        builder = StateGraph(TargetState, output_schema=_BranchOutput)
-        builder.add_node("ask", self._ask)
-        builder.add_node("judge", self._judge)
-        builder.add_node("close", self._close)
-        builder.add_edge(START, "ask")
-        builder.add_edge("ask", "judge")
-        builder.add_conditional_edges("judge", self._enough, {"again": "ask", "enough": "close"})
-        builder.add_edge("close", END)
-        return builder.compile()
+        return asking_loop(
+            TargetState, _BranchOutput, ask=self._ask, judge=self._judge, close=self._close, enough=self._enough
+        )
 
     def _fan_out(self, state: ProposalState) -> list[Any]:
         from langgraph.types import Send

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
-from agents.asking import NotAnswered, ask, sample_of, temperature_of
+from agents.asking import NotAnswered, ask, asking_loop, sample_of, temperature_of
 from agents.brief import Brief
 from agents.captioning import judge_captions, tidy
 from agents.prompting import prompt
@@ -117,17 +117,9 @@ class CaptionAgent:
         return builder.compile()
 
     def _branch(self) -> CompiledStateGraph[Any, Any, Any, Any]:
-        from langgraph.graph import END, START, StateGraph
-
-        builder = StateGraph(CaptionState, output_schema=_BranchOutput)
-        builder.add_node("ask", self._ask)
-        builder.add_node("judge", self._judge)
-        builder.add_node("close", self._close)
-        builder.add_edge(START, "ask")
-        builder.add_edge("ask", "judge")
-        builder.add_conditional_edges("judge", self._enough, {"again": "ask", "enough": "close"})
-        builder.add_edge("close", END)
-        return builder.compile()
+        return asking_loop(
+            CaptionState, _BranchOutput, ask=self._ask, judge=self._judge, close=self._close, enough=self._enough
+        )
 
     # --- the template -----------------------------------------------------------------------------------------------
 

@@ -96,6 +96,20 @@ def audit(twist=lambda text: text, run_id=RUN, truth=True, thumbnails=6):
     return Audit(_run(t, run_id, list(steps)), steps)
 
 
+def _pooled(t):
+    return [
+        {"attribute": t("lighting"), "value": t("dark"), "targets": 2, "odds_ratio": 0.52, "p": 0.004, "q_bh": 0.02},
+        {
+            "attribute": t("style"),
+            "value": t("line drawing"),
+            "targets": 2,
+            "odds_ratio": 0.18,
+            "p": 1e-9,
+            "q_bh": 1e-8,
+        },
+    ]
+
+
 def _groups(t, thumbnails):
     groups, tests, examples, predictions, members = [], [], [], [], []
     for (target, attribute), values in GROUPS.items():
@@ -163,19 +177,8 @@ def _groups(t, thumbnails):
              "chi2": 17.2, "chi2_p": 0.0002, "q_bh": 0.001}
         )  # fmt: skip
     gate = [_gate(None, 262, 300)] + [_gate(t(name), 80 + i * 4, 100) for i, name in enumerate(TARGETS)]
-    pooled = [
-        {"attribute": t("lighting"), "value": t("dark"), "targets": 2, "odds_ratio": 0.52, "p": 0.004, "q_bh": 0.02},
-        {
-            "attribute": t("style"),
-            "value": t("line drawing"),
-            "targets": 2,
-            "odds_ratio": 0.18,
-            "p": 1e-9,
-            "q_bh": 1e-8,
-        },
-    ]
     return {
-        "c2b_group": groups, "c2b_attribute_test": tests, "c2b_pooled_test": pooled, "c2b_gate": gate,
+        "c2b_group": groups, "c2b_attribute_test": tests, "c2b_pooled_test": _pooled(t), "c2b_gate": gate,
         "c2b_prediction": predictions, "c2b_member": members, "c2b_example": examples,
     }  # fmt: skip
 
