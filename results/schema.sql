@@ -228,6 +228,7 @@ CREATE TABLE c2b_member (
   target VARCHAR NOT NULL,  -- audited class
   attribute VARCHAR,  -- NULL for neutral images
   value VARCHAR,  -- NULL for neutral images
+  value_source VARCHAR,  -- caption (a caption says the value) or measured (on the picture)
   caption_id VARCHAR,  -- caption that found it
   source_id VARCHAR NOT NULL,  -- source inside the corpus
   uri VARCHAR NOT NULL,  -- image inside the source
@@ -243,6 +244,7 @@ CREATE TABLE c2b_group (
   target VARCHAR NOT NULL,  -- audited class
   attribute VARCHAR NOT NULL,  -- bias attribute
   value VARCHAR NOT NULL,  -- bias value
+  value_source VARCHAR,  -- caption (a caption says the value) or measured (on the picture)
   n BIGINT NOT NULL,  -- images
   k BIGINT NOT NULL,  -- correct ones
   acc DOUBLE,  -- k / n
@@ -260,13 +262,14 @@ CREATE TABLE c2b_group (
   q_by DOUBLE,  -- Benjamini-Yekutieli
   p_holm DOUBLE,  -- Holm
   flag_point BOOLEAN,  -- |phi| > threshold in exact fractions (the paper's rule)
-  verdict VARCHAR NOT NULL,  -- favoured, disfavoured, no_evidence, insufficient_data, undefined, held_back
-  verdict_reason VARCHAR,  -- why it was held back or is undefined
+  verdict VARCHAR NOT NULL,  -- favoured, disfavoured, no_evidence, not_testable, insufficient_data, undefined, held_back
+  verdict_reason VARCHAR,  -- why there is no verdict
   min_detectable_gap DOUBLE,  -- smallest gap seen with 80% power at this size
   phi_corrected DOUBLE,  -- corrected for wrong values among the retrieved, where precisions are known
   target_precision DOUBLE,  -- estimated share of images that show the target
   value_precision DOUBLE,  -- estimated share of images that show the value
   target_check VARCHAR NOT NULL,  -- how the target was checked: none, contrast, verifier
+  separable BOOLEAN,  -- whether the values of the attribute could be told apart; NULL = not tested
   mean_similarity DOUBLE  -- mean cosine of the group's captions and images
 );
 
@@ -277,6 +280,7 @@ CREATE TABLE c2b_attribute_test (
   step VARCHAR NOT NULL,  -- step
   target VARCHAR NOT NULL,  -- audited class
   attribute VARCHAR NOT NULL,  -- bias attribute
+  value_source VARCHAR,  -- caption (a caption says the value) or measured (on the picture)
   m INTEGER NOT NULL,  -- non-empty values
   n BIGINT NOT NULL,  -- images
   chi2 DOUBLE,  -- homogeneity statistic, no continuity correction
@@ -291,6 +295,7 @@ CREATE TABLE c2b_pooled_test (
   step VARCHAR NOT NULL,  -- step
   attribute VARCHAR NOT NULL,  -- bias attribute
   value VARCHAR NOT NULL,  -- bias value
+  value_source VARCHAR,  -- caption (a caption says the value) or measured (on the picture)
   targets INTEGER NOT NULL,  -- strata
   odds_ratio DOUBLE,  -- pooled odds ratio of being right
   p DOUBLE,  -- without continuity correction
@@ -320,6 +325,7 @@ CREATE TABLE c2b_example (
   target VARCHAR NOT NULL,  -- audited class
   attribute VARCHAR NOT NULL,  -- bias attribute
   value VARCHAR NOT NULL,  -- bias value
+  value_source VARCHAR,  -- caption (a caption says the value) or measured (on the picture)
   source_id VARCHAR NOT NULL,  -- source inside the corpus
   uri VARCHAR NOT NULL,  -- image inside the source
   correct BOOLEAN NOT NULL,  -- classifier was right
@@ -336,6 +342,7 @@ CREATE TABLE c2b_stability (
   target VARCHAR NOT NULL,  -- audited class
   attribute VARCHAR NOT NULL,  -- bias attribute
   value VARCHAR NOT NULL,  -- bias value
+  value_source VARCHAR,  -- caption (a caption says the value) or measured (on the picture)
   share_proposed DOUBLE,  -- share of resamples that proposed it
   share_same_sign DOUBLE,  -- share with the same sign of phi
   share_same_verdict DOUBLE,  -- share with the same verdict
@@ -350,6 +357,7 @@ CREATE TABLE c2b_truth (
   target VARCHAR NOT NULL,  -- audited class
   attribute VARCHAR NOT NULL,  -- bias attribute
   value VARCHAR NOT NULL,  -- bias value
+  value_source VARCHAR,  -- caption (a caption says the value) or measured (on the picture)
   labelled BIGINT NOT NULL,  -- images of the group whose true label is known
   true_target_precision DOUBLE,  -- share of them that show the target
   true_n BIGINT NOT NULL,  -- labelled images that show the target
@@ -362,4 +370,176 @@ CREATE TABLE c2b_truth (
   true_phi_high DOUBLE,  -- 95% MOVER interval
   verdict VARCHAR NOT NULL,  -- of the audit
   agreement VARCHAR NOT NULL  -- agrees, opposite, not_confirmed, missed, nothing_to_find, unknown
+);
+
+-- C2B: which measurement of the picture stands for a proposed attribute.
+CREATE TABLE c2b_binding (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR NOT NULL,  -- audited class
+  attribute VARCHAR NOT NULL,  -- bias attribute
+  measure VARCHAR,  -- name in the registry of measurements; NULL = none fits
+  bias_values VARCHAR[] NOT NULL,  -- its values, from the lowest measurement to the highest, or in the order of the categories
+  source VARCHAR NOT NULL,  -- llm, user, none
+  reason VARCHAR  -- why none fits
+);
+
+-- C2B: measurements of pictures.
+CREATE TABLE c2b_measurement (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  source_id VARCHAR NOT NULL,  -- source inside the corpus
+  uri VARCHAR NOT NULL,  -- image inside the source
+  measure VARCHAR NOT NULL,  -- name in the registry of measurements
+  measured DOUBLE,  -- in the unit of the measurement; NULL where it cannot be taken
+  category VARCHAR  -- of measurements that give names, such as a dominant hue
+);
+
+-- C2B: how measured values of a target's pictures were cut into the values of an attribute.
+CREATE TABLE c2b_bin (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR NOT NULL,  -- audited class
+  attribute VARCHAR NOT NULL,  -- bias attribute
+  value VARCHAR NOT NULL,  -- bias value
+  measure VARCHAR NOT NULL,  -- name in the registry of measurements
+  unit VARCHAR NOT NULL,  -- unit of the edges
+  low DOUBLE,  -- lower edge, included; NULL for categories
+  high DOUBLE,  -- upper edge, excluded but for the last
+  category VARCHAR,  -- category, where the measurement gives names
+  n BIGINT NOT NULL,  -- pictures of the target in this bin
+  pool BIGINT NOT NULL,  -- pictures of the target that were measured
+  rule VARCHAR NOT NULL  -- how the edges were chosen
+);
+
+-- C2B: pictures in groups formed by measurement.
+CREATE TABLE c2b_measured_member (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR NOT NULL,  -- audited class
+  attribute VARCHAR NOT NULL,  -- bias attribute
+  value VARCHAR NOT NULL,  -- bias value
+  measure VARCHAR NOT NULL,  -- name in the registry of measurements
+  source_id VARCHAR NOT NULL,  -- source inside the corpus
+  uri VARCHAR NOT NULL,  -- image inside the source
+  measured DOUBLE  -- in the unit of the measurement
+);
+
+-- C2B: can the values of an attribute be told apart in the retrieved pictures?
+CREATE TABLE c2b_separability (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR NOT NULL,  -- audited class
+  attribute VARCHAR NOT NULL,  -- bias attribute
+  value VARCHAR NOT NULL,  -- bias value
+  overlap DOUBLE,  -- share of the value's nearest pictures that are also nearest for another value
+  expected_overlap DOUBLE,  -- the same for captions that say the same thing, as far as known
+  margin DOUBLE,  -- lead of the own caption over the best other value's, in standard deviations of the target's pictures
+  measure VARCHAR,  -- measurement that the groups were compared with
+  auc DOUBLE,  -- probability that a picture of this value measures on the right side of one of another value
+  auc_low DOUBLE,  -- lower end of its 95% interval
+  auc_high DOUBLE,  -- upper end
+  separable BOOLEAN,  -- whether the value can be told apart; NULL = nothing could be tested
+  reason VARCHAR  -- which test failed, in words
+);
+
+-- C2B: what an independent verifier saw on each retrieved picture.
+CREATE TABLE c2b_target_check (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  source_id VARCHAR NOT NULL,  -- source inside the corpus
+  uri VARCHAR NOT NULL,  -- image inside the source
+  target VARCHAR NOT NULL,  -- class it was retrieved for
+  shows BOOLEAN,  -- the verifier sees the target; NULL = it cannot say
+  score DOUBLE  -- probability of the target, where the verifier gives one
+);
+
+-- C2B: which value an independent verifier saw on each retrieved picture.
+CREATE TABLE c2b_value_check (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  source_id VARCHAR NOT NULL,  -- source inside the corpus
+  uri VARCHAR NOT NULL,  -- image inside the source
+  target VARCHAR NOT NULL,  -- class it was retrieved for
+  attribute VARCHAR NOT NULL,  -- bias attribute
+  value VARCHAR  -- value that it chose; NULL = none of these
+);
+
+-- C2B: how good the verifier is, by target, on labelled pictures.
+CREATE TABLE c2b_verifier (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  verifier VARCHAR NOT NULL,  -- model
+  target VARCHAR NOT NULL,  -- audited class
+  labels VARCHAR[],  -- labels of the verifier that mean the target; NULL for a vision-language model
+  positives BIGINT NOT NULL,  -- calibration pictures that show the target
+  negatives BIGINT NOT NULL,  -- calibration pictures that do not
+  sensitivity DOUBLE,  -- share of the positives it recognised; NULL = not calibrated
+  sensitivity_low DOUBLE,  -- 95% Wilson interval
+  sensitivity_high DOUBLE,  -- 95% Wilson interval
+  specificity DOUBLE,  -- share of the negatives it refused; NULL = not calibrated
+  specificity_low DOUBLE,  -- 95% Wilson interval
+  specificity_high DOUBLE,  -- 95% Wilson interval
+  usable BOOLEAN NOT NULL,  -- whether its answers are used
+  reason VARCHAR  -- why not
+);
+
+-- C2B: estimated shares of a group's pictures that show the target and the value.
+CREATE TABLE c2b_precision (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR NOT NULL,  -- audited class
+  attribute VARCHAR,  -- NULL for neutral pictures
+  value VARCHAR,  -- NULL for neutral pictures
+  value_source VARCHAR,  -- caption or measured
+  images BIGINT NOT NULL,  -- pictures of the group before the check
+  said_yes BIGINT NOT NULL,  -- the verifier sees the target
+  said_no BIGINT NOT NULL,  -- the verifier does not
+  retrieved_precision DOUBLE,  -- estimated share that shows the target among all of them
+  retrieved_low DOUBLE,  -- 95% interval
+  retrieved_high DOUBLE,  -- 95% interval
+  target_precision DOUBLE,  -- the same among those that are assessed (without the refused ones, where these are left out)
+  target_low DOUBLE,  -- 95% interval
+  target_high DOUBLE,  -- 95% interval
+  value_images BIGINT NOT NULL,  -- pictures whose value was judged
+  value_precision DOUBLE  -- estimated share of them that shows the value
+);
+
+-- C2B: two classifiers on the same pictures.
+CREATE TABLE c2b_comparison (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  first VARCHAR NOT NULL,  -- name of the first classifier
+  second VARCHAR NOT NULL,  -- name of the second
+  target VARCHAR,  -- audited class; NULL = all pictures
+  attribute VARCHAR,  -- NULL = all pictures of the target
+  value VARCHAR,  -- NULL = all pictures of the target
+  value_source VARCHAR,  -- caption or measured
+  n BIGINT NOT NULL,  -- pictures that both judged
+  both_right BIGINT NOT NULL,  -- right with both
+  only_first BIGINT NOT NULL,  -- right with the first alone
+  only_second BIGINT NOT NULL,  -- right with the second alone
+  both_wrong BIGINT NOT NULL,  -- wrong with both
+  acc_first DOUBLE,  -- accuracy of the first
+  acc_second DOUBLE,  -- accuracy of the second
+  difference DOUBLE,  -- acc_second - acc_first
+  low DOUBLE,  -- 95% interval for paired proportions
+  high DOUBLE,  -- 95% interval
+  mcnemar_p DOUBLE,  -- exact test on the pictures where they differ
+  q_bh DOUBLE,  -- Benjamini-Hochberg over the groups of the comparison
+  phi_first DOUBLE,  -- bias score of the first
+  phi_second DOUBLE,  -- bias score of the second
+  verdict_first VARCHAR,  -- verdict of the first
+  verdict_second VARCHAR,  -- verdict of the second
+  verdict VARCHAR NOT NULL  -- better (the second), worse, no_evidence, insufficient_data
 );

@@ -60,6 +60,47 @@ class RetrievedImages(Artifact):
 
 
 @dataclass(frozen=True)
+class Bindings(Artifact):
+    """Which measurement of the picture stands for each proposed attribute, with its values in the order of the measurement."""
+
+    bindings: Annotated[Table, Rows("c2b_binding")]
+
+
+@dataclass(frozen=True)
+class CheckedTargets(Artifact):
+    """What a verifier, which is not the retriever, saw on the retrieved pictures.
+
+    ``rejects``: pictures whose ``checks.shows`` is false are left out of the assessment. ``precisions``: per caption group.
+    """
+
+    rejects: bool
+    verifier: Annotated[Table, Rows("c2b_verifier")]
+    checks: Annotated[Table, Rows("c2b_target_check")]
+    value_checks: Annotated[Table, Rows("c2b_value_check")]
+    precisions: Annotated[Table, Rows("c2b_precision")]
+
+
+@dataclass(frozen=True)
+class MeasuredGroups(Artifact):
+    """Groups formed by measuring the target's pictures instead of believing a caption.
+
+    ``precisions`` are those of the groups formed here, where a verifier looked at the pictures.
+    """
+
+    measurements: Annotated[Table, Rows("c2b_measurement")]
+    bins: Annotated[Table, Rows("c2b_bin")]
+    members: Annotated[Table, Rows("c2b_measured_member")]
+    precisions: Annotated[Table, Rows("c2b_precision")]
+
+
+@dataclass(frozen=True)
+class Separability(Artifact):
+    """Whether the values of each attribute can be told apart in what was retrieved for them."""
+
+    groups: Annotated[Table, Rows("c2b_separability")]
+
+
+@dataclass(frozen=True)
 class Verdicts(Artifact):
     """Accuracy, bias score, tests and verdict per group (C2B stage 3)."""
 

@@ -5,7 +5,8 @@ SELECT r.name AS run, g.*, g.acc - g.phi AS others_acc, c.captions,
 FROM c2b_group g
 JOIN runs r USING (run_id)
 LEFT JOIN group_captions c USING (run_id, variant, target, attribute, value)
-LEFT JOIN c2b_truth t USING (run_id, variant, target, attribute, value)
+LEFT JOIN c2b_truth t ON (t.run_id, t.variant, t.target, t.attribute, t.value) = (g.run_id, g.variant, g.target, g.attribute, g.value)
+    AND t.value_source IS NOT DISTINCT FROM g.value_source
 QUALIFY row_number() OVER (
-    PARTITION BY g.run_id, g.variant, g.step, g.target, g.attribute, g.value
+    PARTITION BY g.run_id, g.variant, g.step, g.target, g.attribute, g.value, g.value_source
     ORDER BY t.verdict = g.verdict DESC NULLS LAST, t.step) = 1

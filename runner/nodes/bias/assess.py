@@ -24,6 +24,7 @@ from runner.nodes.bias.statistics import (
     contaminated_holds,
     corrected_gap,
     fisher_value_tests,
+    impure_holds,
     min_detectable_gap,
     mover_interval,
     permutation_test,
@@ -46,13 +47,18 @@ _REASONS = {
     "insufficient_data": "fewer than {minimum} images here or in the other values together",
 }
 _HELD = "its images resemble their captions much less than those of the other values: they may not show the target"
+_HELD_IMPURE = "too few of its images, or of those it is compared with, show the target"
+_BLIND = "only {precision:.0%} of its images seem to show the target, so a difference could not have been seen"
 _HELD_CHECKED = "the gap vanishes once images that do not show the target are left out"
 _CAPTIONS_DISAGREE = "its captions disagree: resampling them, the score may as well be zero"
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How counts become verdicts. ``paper_mode``: the published rule alone (|phi| > threshold, no tests, no minimum)."""
+    """How counts become verdicts. ``paper_mode``: the published rule alone (|phi| > threshold, no tests, no minimum).
+
+    ``min_precision``: a group whose estimated share of images that show the target is smaller gets no verdict.
+    """
 
     threshold: float = 0.05
     alpha: float = 0.05
@@ -63,6 +69,7 @@ class Rules:
     permutation: int = 0
     paper_mode: bool = False
     target_check: TargetCheck = "none"
+    min_precision: float = 0.7
     seed: int = 0
 
 
@@ -134,6 +141,7 @@ def _checked_columns(grid: Grid, rules: Rules) -> dict[str, NDArray[Any]]:
         "target_precision": target_precision,
         "value_precision": np.array([g.checked.value for g in grid.groups]),
         "target_check": checks.astype(object),
+        "separable": np.array([g.separable for g in grid.groups], object),
         "mean_similarity": np.array([g.mean_similarity for g in grid.groups]),
     }
 
@@ -148,20 +156,37 @@ def _judged(grid: Grid, columns: Mapping[str, NDArray[Any]], rules: Rules) -> tu
     suspicious = suspicious_holds(k, n, robust_z(grid.spread(columns["mean_similarity"])), rules.threshold)
     suspicious &= ~checked.all(1, keepdims=True)
     contaminated = contaminated_holds(k, n, precision, threshold=rules.threshold, alpha=rules.alpha)
-    q = grid.spread(columns["q_value"])
+    impure = impure_holds(k, n, precision, rules.min_precision, rules.threshold)
+    untestable = np.array([g.separable is False for g in grid.groups], np.float64)
     found = grid.gather(
         verdicts(
-            k, n, q,
+            k, n, grid.spread(columns["q_value"]),
             threshold=rules.threshold, alpha=rules.alpha, min_group_size=rules.min_group_size,
-            hold=suspicious | contaminated,
+            hold=suspicious | contaminated | impure,
+            untestable=grid.spread(untestable, 0.0), blind=precision < rules.min_precision,
         )
     ).astype(object)  # fmt: skip
-    reasons = np.array([_REASONS.get(v, "").format(minimum=rules.min_group_size) or None for v in found], object)
-    held = found == "held_back"
-    reasons[held] = np.where(grid.gather(contaminated)[held], _HELD_CHECKED, _HELD)
+    why_held = np.where(grid.gather(contaminated), _HELD_CHECKED, np.where(grid.gather(impure), _HELD_IMPURE, _HELD))
+    reasons = _reasons(grid, found, why_held, columns["target_precision"], rules)
     disagree = np.isin(found, FINDINGS) & (columns["boot_low"] <= 0) & (columns["boot_high"] >= 0)
     found[disagree], reasons[disagree] = "no_evidence", _CAPTIONS_DISAGREE
     return found, reasons
+
+
+def _reasons(
+    grid: Grid, found: NDArray[Any], why_held: NDArray[Any], precision: FloatArray, rules: Rules
+) -> NDArray[Any]:
+    """Why there is no verdict, one entry a group; None where there is one."""
+
+    def reason(i: int) -> str | None:
+        if found[i] == "held_back":
+            return str(why_held[i])
+        if found[i] == "not_testable":
+            group = grid.groups[i]
+            return group.doubt if group.separable is False else _BLIND.format(precision=precision[i])
+        return _REASONS.get(found[i], "").format(minimum=rules.min_group_size) or None
+
+    return np.array([reason(i) for i in range(len(found))], object)
 
 
 def _bootstraps(grid: Grid, rules: Rules) -> tuple[FloatArray, FloatArray]:
@@ -199,29 +224,29 @@ def _attribute_rows(grid: Grid) -> list[Row]:
     q = adjust(p, "bh")
     return [
         {
-            "target": target, "attribute": attribute,
+            "target": target, "attribute": attribute, "value_source": source,
             "m": int((grid.n[i] > 0).sum()), "n": int(grid.n[i].sum()),
             "chi2": plain(statistic[i]), "chi2_p": plain(p[i]), "q_bh": plain(q[i]),
         }
-        for i, (target, attribute) in enumerate(grid.attributes)
+        for i, (target, attribute, source) in enumerate(grid.attributes)
     ]  # fmt: skip
 
 
 def _pooled_rows(grid: Grid) -> list[Row]:
     """Values that several targets share by name (case and spacing aside): the same circumstance, whatever the class."""
     k_others, n_others = (grid.gather(cells) for cells in pooled_others(grid.k, grid.n))
-    shared: dict[tuple[str, str], list[int]] = {}
-    for i, group in enumerate(grid.groups):
-        shared.setdefault((normalised(group.name.attribute), normalised(group.name.value)), []).append(i)
+    shared: dict[tuple[str, str, str], list[int]] = {}
+    for i, name in enumerate(g.name for g in grid.groups):
+        shared.setdefault((normalised(name.attribute), normalised(name.value), name.value_source), []).append(i)
     rows: list[Row] = []
-    for (attribute, value), places in sorted(shared.items()):
+    for (attribute, value, source), places in sorted(shared.items()):
         own = [grid.groups[i] for i in places]
         ratio, p, strata = cochran_mantel_haenszel(
             [g.k for g in own], [g.n for g in own], k_others[places], n_others[places]
         )
         if strata > 1:
-            name = {"attribute": attribute, "value": value, "targets": strata}
-            rows.append({**name, "odds_ratio": plain(ratio), "p": p})
+            which = {"attribute": attribute, "value": value, "value_source": source, "targets": strata}
+            rows.append({**which, "odds_ratio": plain(ratio), "p": p})
     for row, q in zip(rows, adjust([row["p"] for row in rows], "bh"), strict=True):
         row["q_bh"] = float(q)
     return rows

@@ -17,9 +17,18 @@ from runner.data.sources import Source, open_sources
 from runner.errors import StepError
 from runner.models.base import Classifier
 from runner.nodes.bias.assess import Rules, TargetCheck, assess_groups
+from runner.nodes.bias.evidence import Evidence
 from runner.nodes.bias.grid import CheckedShares, GroupName
 from runner.nodes.bias.labels import Compete, LabelMap, judge_images, map_labels
-from runner.nodes.bias.members import Member, count_groups, gate_rows, group_names, members_of, pick_examples
+from runner.nodes.bias.members import (
+    Member,
+    count_groups,
+    gate_rows,
+    group_names,
+    member_order,
+    members_of,
+    pick_examples,
+)
 from runner.nodes.bias.predict import Outputs, Place, predict, read_pictures
 
 Row = dict[str, Any]
@@ -46,15 +55,22 @@ class AuditOptions:
 
 
 def audit(
-    ctx: StepContext, classifier: Classifier, images: RetrievedImages, rules: Rules, options: AuditOptions
+    ctx: StepContext,
+    classifier: Classifier,
+    images: RetrievedImages,
+    rules: Rules,
+    options: AuditOptions,
+    evidence: Evidence | None = None,
 ) -> Verdicts:
     """Run the whole assessment, neutral pictures first.
 
     Raises ``StepError`` where the classifier is not above chance on these, before the others are run.
     """
+    evidence = evidence or Evidence()
     warn_of_kinship(ctx, classifier, images.encoder)
     captions = images.captions.to_pylist()
-    members = members_of(captions, kept_rows(images))
+    members = evidence.accepted(members_of(captions, kept_rows(images)))
+    members = sorted([*members, *evidence.measured_members()], key=member_order)
     judging = _Judging(ctx, classifier, images, options, open_sources(images.corpus))
     main = [m for m in members if m.resample == 0]
     neutral = [m for m in main if m.attribute is None]
@@ -62,8 +78,10 @@ def audit(
     gate = gate_rows(neutral, right_in(predictions), images.targets, chance_of(images.task), rules.confidence)
     _stop_at_gate(ctx, gate[0], stop=options.stop_at_gate and not rules.paper_mode)
     predictions |= judging.judged([m for m in members if m.attribute is not None])
-    names = group_names(c for c in captions if c["resample"] == 0)
-    done = assess_groups(count_groups(names, main, right_in(predictions), options.checked), rules)
+    names = group_names(c for c in captions if c["resample"] == 0) + evidence.measured_names()
+    shares = evidence.shares() | dict(options.checked or {})
+    counts = count_groups(names, main, right_in(predictions), shares, evidence.doubts())
+    done = assess_groups(counts, rules)
     picked = pick_examples(main, right_in(predictions), options.examples_per_group)
     return Verdicts(
         task=images.task,
@@ -168,7 +186,8 @@ def member_rows(members: Iterable[Member], predictions: Mapping[tuple[str, Place
     """Rows of ``c2b_member`` for the members that have a prediction."""
     return [
         {
-            "target": m.target, "attribute": m.attribute, "value": m.value, "caption_id": m.caption_id,
+            "target": m.target, "attribute": m.attribute, "value": m.value, "value_source": m.value_source,
+            "caption_id": m.caption_id,
             **m.place._asdict(), "correct": predictions[m.target, m.place]["correct"], "similarity": m.similarity,
         }
         for m in members
@@ -188,9 +207,9 @@ def example_rows(
             continue
     return [
         {
-            "target": m.target, "attribute": m.attribute, "value": m.value, **m.place._asdict(),
-            "correct": predictions[m.target, m.place]["correct"], "pred": predictions[m.target, m.place]["pred"],
-            "similarity": m.similarity, "thumbnail": small[m.place],
+            "target": m.target, "attribute": m.attribute, "value": m.value, "value_source": m.value_source,
+            **m.place._asdict(), "correct": predictions[m.target, m.place]["correct"],
+            "pred": predictions[m.target, m.place]["pred"], "similarity": m.similarity, "thumbnail": small[m.place],
         }
         for m in picked
         if m.place in small

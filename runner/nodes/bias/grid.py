@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,21 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
+ValueSource = Literal["caption", "measured"]
+
+
 class GroupName(NamedTuple):
-    """Which images: those of one value of one attribute of one target."""
+    """Which images: those of one value of one attribute of one target, and who says that they show the value."""
 
     target: str
     attribute: str
     value: str
+    value_source: ValueSource = "caption"
+
+    @property
+    def scope(self) -> tuple[str, str, ValueSource]:
+        """The groups that are compared with each other share it."""
+        return self.target, self.attribute, self.value_source
 
 
 class CheckedShares(NamedTuple):
@@ -33,12 +42,17 @@ NOT_CHECKED = CheckedShares(float("nan"), float("nan"))
 
 @dataclass(frozen=True)
 class GroupCounts:
-    """What was seen in one group: per caption (right, images), the mean similarity, and checked shares if any."""
+    """What was seen in one group: per caption (right, images), the mean similarity, and checked shares if any.
+
+    ``separable``: whether its value can be told apart in the pictures (None = not tested); ``doubt`` says why not.
+    """
 
     name: GroupName
     captions: tuple[tuple[int, int], ...]
     mean_similarity: float = float("nan")
     checked: CheckedShares = NOT_CHECKED
+    separable: bool | None = None
+    doubt: str = ""
 
     @property
     def k(self) -> int:
@@ -56,7 +70,7 @@ class Grid:
     """Groups in sorted order with their place: ``groups[i]`` stands at ``[row[i], column[i]]``; other cells are empty."""
 
     groups: tuple[GroupCounts, ...]
-    attributes: tuple[tuple[str, str], ...]
+    attributes: tuple[tuple[str, str, ValueSource], ...]
     row: IntArray
     column: IntArray
     shape: tuple[int, int]
@@ -84,13 +98,13 @@ class Grid:
 
 def make_grid(groups: Iterable[GroupCounts]) -> Grid:
     """Lay out groups; their order does not matter. Raises ValueError when a group comes twice."""
-    ordered = tuple(sorted(groups, key=lambda g: g.name))
+    ordered = tuple(sorted(groups, key=lambda g: (g.name.scope, g.name.value)))
     names = [g.name for g in ordered]
     if len(set(names)) < len(names):
         raise ValueError("a group stands twice in the audit")
-    attributes = tuple(dict.fromkeys((n.target, n.attribute) for n in names))
-    rows: Mapping[tuple[str, str], int] = {name: i for i, name in enumerate(attributes)}
-    row = np.array([rows[n.target, n.attribute] for n in names], np.int64)
+    attributes = tuple(dict.fromkeys(n.scope for n in names))
+    rows: Mapping[tuple[str, str, str], int] = {scope: i for i, scope in enumerate(attributes)}
+    row = np.array([rows[n.scope] for n in names], np.int64)
     first = np.searchsorted(row, np.arange(len(attributes)))
     column = np.arange(len(names)) - (first[row] if len(names) else 0)
     width = int(column.max()) + 1 if len(names) else 0

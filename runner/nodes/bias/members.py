@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from runner.nodes.bias.grid import NOT_CHECKED, CheckedShares, GroupCounts, GroupName
+from runner.nodes.bias.grid import NOT_CHECKED, CheckedShares, GroupCounts, GroupName, ValueSource
 from runner.nodes.bias.predict import Place
 from runner.nodes.bias.statistics import sanity_gate
 
@@ -13,8 +13,18 @@ Row = dict[str, Any]
 IsRight = Callable[[str, Place], bool | None]
 
 
+class Doubt(NamedTuple):
+    """Whether a group's value can be told apart in the pictures (None = not tested), and why not."""
+
+    separable: bool | None = None
+    reason: str = ""
+
+
 class Member(NamedTuple):
-    """One picture in one group; ``attribute`` and ``value`` are None for neutral pictures."""
+    """One picture in one group; ``attribute`` and ``value`` are None for neutral pictures.
+
+    ``caption_id``: the caption that found it, or the measurement that put it there.
+    """
 
     resample: int
     target: str
@@ -23,11 +33,14 @@ class Member(NamedTuple):
     caption_id: str
     place: Place
     similarity: float | None
+    value_source: ValueSource = "caption"
 
     @property
-    def group(self) -> tuple[str, str | None, str | None]:
-        """Target, attribute and value."""
-        return self.target, self.attribute, self.value
+    def group(self) -> GroupName | None:
+        """The group; None for neutral pictures."""
+        if self.attribute is None or self.value is None:
+            return None
+        return GroupName(self.target, self.attribute, self.value, self.value_source)
 
 
 def members_of(captions: Iterable[Row], kept: Iterable[Row]) -> list[Member]:
@@ -42,7 +55,12 @@ def members_of(captions: Iterable[Row], kept: Iterable[Row]) -> list[Member]:
         known = best.get((*group, place))
         if known is None or _order(member) < _order(known):
             best[*group, place] = member
-    return sorted(best.values(), key=lambda m: (m.resample, m.target, m.attribute or "", m.value or "", _order(m)))
+    return sorted(best.values(), key=member_order)
+
+
+def member_order(m: Member) -> tuple[Any, ...]:
+    """By group, the nearest to its caption first."""
+    return m.resample, m.target, m.attribute or "", m.value or "", m.value_source, _order(m)
 
 
 def _order(member: Member) -> tuple[Any, ...]:
@@ -62,15 +80,19 @@ def count_groups(
     members: Iterable[Member],
     is_right: IsRight,
     checked: Mapping[GroupName, CheckedShares] | None = None,
+    doubts: Mapping[GroupName, Doubt] | None = None,
 ) -> list[GroupCounts]:
-    """Counts per group and caption. ``is_right`` says None for pictures without a prediction; these count nowhere."""
+    """Counts per group and caption. ``is_right`` says None for pictures without a prediction; these count nowhere.
+
+    ``doubts``: what was found out about telling the values apart.
+    """
     captions: dict[GroupName, dict[str, list[int]]] = {name: {} for name in names}
     similarity: dict[GroupName, list[float]] = {name: [] for name in captions}
     for m in members:
         right = is_right(m.target, m.place)
-        if m.attribute is None or m.value is None or right is None:
+        name = m.group
+        if name is None or right is None:
             continue
-        name = GroupName(m.target, m.attribute, m.value)
         count = captions[name].setdefault(m.caption_id, [0, 0])
         count[0] += right
         count[1] += 1
@@ -82,6 +104,7 @@ def count_groups(
             tuple((k, n) for _, (k, n) in sorted(found.items())),
             sum(similarity[name]) / len(similarity[name]) if similarity[name] else float("nan"),
             (checked or {}).get(name, NOT_CHECKED),
+            *(doubts or {}).get(name, Doubt()),
         )
         for name, found in captions.items()
     ]
@@ -113,11 +136,11 @@ def _gate_row(target: str | None, k: int, n: int, chance: float, confidence: flo
 
 def pick_examples(members: Iterable[Member], is_right: IsRight, per_group: int) -> list[Member]:
     """Pictures to show for each group: wrong and right ones by halves, nearest to their caption first."""
-    groups: dict[tuple[str, str, str], tuple[list[Member], list[Member]]] = {}
+    groups: dict[GroupName, tuple[list[Member], list[Member]]] = {}
     for m in members:
         right = is_right(m.target, m.place)
-        if m.attribute is not None and m.value is not None and right is not None:
-            groups.setdefault((m.target, m.attribute, m.value), ([], []))[right].append(m)
+        if m.group is not None and right is not None:
+            groups.setdefault(m.group, ([], []))[right].append(m)
     picked: list[Member] = []
     for wrong, right_ones in groups.values():
         wrong.sort(key=_order)

@@ -27,7 +27,7 @@ def assess_draws(images: RetrievedImages, verdicts: Verdicts) -> list[list[Row]]
     predicted = verdicts.predictions.to_pylist()
     is_right = right_in({(row["target"], Place(row["source_id"], row["uri"])): row for row in predicted})
     rules = Rules(**{f.name: verdicts.settings[f.name] for f in fields(Rules)})
-    draws = [verdicts.groups.to_pylist()]
+    draws = [[g for g in verdicts.groups.to_pylist() if g["value_source"] == "caption"]]
     for resample in sorted({c["resample"] for c in captions} - {0}):
         names = group_names(c for c in captions if c["resample"] == resample)
         own = [m for m in members if m.resample == resample]

@@ -73,6 +73,7 @@ def stability_rows(draws: Sequence[Sequence[Row]], cosines: Cosines = same_names
         signs = [_sign(f) == _sign(row) for f in found if f["phi"] is not None and row["phi"] is not None]
         rows.append({
             "target": row["target"], "attribute": row["attribute"], "value": row["value"],
+            "value_source": "caption",
             "share_proposed": len(found) / len(others) if others else None,
             "share_same_sign": _share(signs),
             "share_same_verdict": _share([f["verdict"] == row["verdict"] for f in found]),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from runner.artifacts import RetrievedImages, Verdicts
+from runner.artifacts import CheckedTargets, MeasuredGroups, RetrievedImages, Separability, Verdicts
 from runner.context import StepContext
 from runner.data.sources.specs import Corpus
 from runner.errors import DataError
@@ -65,12 +65,15 @@ def _assess_cost(params: Mapping[str, Any]) -> Cost:
     return Cost(images=None, bytes=None)
 
 
-@step("c2b.assess", version="1", estimate=_assess_cost)
+@step("c2b.assess", version="2", estimate=_assess_cost)
 def assess(
     ctx: StepContext,
     *,
     classifier: Classifier,
     images: RetrievedImages,
+    checked_targets: CheckedTargets | None = None,
+    measured: MeasuredGroups | None = None,
+    separability: Separability | None = None,
     threshold: Annotated[float, Field(ge=0, lt=1, description="smallest |phi| that matters")] = 0.05,
     alpha: Annotated[float, Field(gt=0, lt=1, description="largest adjusted p of a finding")] = 0.05,
     min_group_size: Annotated[int, Field(ge=1, description="fewer images give no verdict")] = 10,
@@ -85,6 +88,10 @@ def assess(
         Literal["all", "task"],
         Field(description="all: answers outside the task are wrong; task: only classes of the task compete"),
     ] = "all",
+    min_precision: Annotated[
+        float,
+        Field(ge=0, le=1, description="smaller estimated shares of pictures that show the target give no verdict"),
+    ] = 0.7,
     permutation: Annotated[int, Field(ge=0, le=1_000_000, description="shuffles; 9999 to switch on")] = 0,
     label_map: LabelMapping = {},  # noqa: B006
     paper_mode: Annotated[bool, Field(description="the published rule alone: |phi| > threshold")] = False,
@@ -97,18 +104,19 @@ def assess(
     """Run the classifier on the retrieved pictures and say for which circumstances it is better or worse."""
     from runner.nodes.bias.assess import Rules
     from runner.nodes.bias.audit import AuditOptions, audit, target_check_of
+    from runner.nodes.bias.evidence import Evidence
 
     rules = Rules(
         threshold=threshold, alpha=alpha, min_group_size=min_group_size, fdr=fdr, fdr_scope=fdr_scope,
         confidence=confidence, permutation=permutation, paper_mode=paper_mode, seed=ctx.seed,
-        target_check=target_check_of(images),
+        target_check=target_check_of(images), min_precision=min_precision,
     )  # fmt: skip
     options = AuditOptions(
         prediction=prediction, compete="task" if paper_mode else compete, label_map=label_map,
         examples_per_group=examples_per_group, batch_size=batch_size, stop_at_gate=gate == "stop",
         checked=dict(_checked(check) for check in checked),
     )  # fmt: skip
-    return audit(ctx, classifier, images, rules, options)
+    return audit(ctx, classifier, images, rules, options, Evidence(checked_targets, measured, separability))
 
 
 def _checked(check: HandCheck) -> tuple[GroupName, CheckedShares]:
@@ -123,7 +131,7 @@ def _checked(check: HandCheck) -> tuple[GroupName, CheckedShares]:
     return GroupName(*check.group), CheckedShares(share(check.target), share(check.value))
 
 
-@step("c2b.truth", version="1")
+@step("c2b.truth", version="2")
 def truth(
     ctx: StepContext,
     *,

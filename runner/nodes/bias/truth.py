@@ -34,11 +34,11 @@ def truth_rows(
     ``labels``: true label by picture, mapped to task values by ``label_map`` (else by equal names; other labels are other
     things). Accuracy, phi and intervals are taken over the pictures that truly show the target.
     """
-    verdict = {GroupName(g["target"], g["attribute"], g["value"]): g["verdict"] for g in groups}
+    verdict = {_name(g): g["verdict"] for g in groups}
     meaning = {normalised(label): value for label, value in label_map.items()}
     seen: dict[GroupName, list[int]] = {name: [0, 0, 0] for name in verdict}
     for m in members:
-        name = GroupName(m["target"], m["attribute"], m["value"])
+        name = _name(m)
         label = labels.get(Place(m["source_id"], m["uri"]))
         if name not in seen or label is None:
             continue
@@ -48,6 +48,10 @@ def truth_rows(
         seen[name][2] += shows and m["correct"]
     grid = make_grid(GroupCounts(name, ((k, n),)) for name, (_, n, k) in seen.items())
     return _rows(grid, seen, verdict, threshold, confidence, min_group_size) if seen else []
+
+
+def _name(row: Row) -> GroupName:
+    return GroupName(row["target"], row["attribute"], row["value"], row["value_source"] or "caption")
 
 
 def _rows(
@@ -91,7 +95,7 @@ def agreement(verdict: str, true_sign: int | None) -> Agreement:
     (0). Any other verdict ``missed`` a true difference or had ``nothing_to_find``. ``unknown``: nothing can be said, or the
     audit itself said that it could not (too little data).
     """
-    if true_sign is None or verdict in ("undefined", "insufficient_data"):
+    if true_sign is None or verdict in ("undefined", "insufficient_data", "not_testable"):
         return "unknown"
     if verdict in FINDINGS:
         said = 1 if verdict == "favoured" else -1

@@ -12,7 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from runner.nodes.bias.scores import bias_scores, checked_counts, flag_exact
 from runner.nodes.bias.significance import fisher_value_tests, pooled_others
 
-Verdict = Literal["favoured", "disfavoured", "no_evidence", "insufficient_data", "undefined", "held_back"]
+Verdict = Literal[
+    "favoured", "disfavoured", "no_evidence", "not_testable", "insufficient_data", "undefined", "held_back"
+]
 Threshold = float | str | Fraction | Decimal
 
 FINDINGS = ("favoured", "disfavoured")
@@ -29,25 +31,31 @@ def verdicts(
     alpha: float = 0.05,
     min_group_size: int = 10,
     hold: ArrayLike | None = None,
+    untestable: ArrayLike | None = None,
+    blind: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Verdict per value (array of str, [..., values]); the first that fits counts:
 
     - ``undefined``: phi is undefined (empty group, or nothing to compare with);
     - ``insufficient_data``: the group or the pooled others hold fewer than ``min_group_size`` images;
+    - ``not_testable`` where ``untestable`` says that the images do not tell the values apart, whatever was counted;
     - ``favoured`` / ``disfavoured``: |phi| > ``threshold`` in exact fractions *and* the adjusted p-value ``q`` <= ``alpha``;
       ``held_back`` instead where ``hold`` says that the images may not show what they should;
+    - ``not_testable`` where ``blind`` says that a difference could not have been seen;
     - ``no_evidence``: at this sample size; never "no bias".
     """
     k, n = checked_counts(correct, total)
     _, n_others = pooled_others(k, n)
     adjusted = np.asarray(q, np.float64)
     finding = flag_exact(k, n, threshold) & (adjusted <= alpha)
-    held = finding & (np.zeros(n.shape, bool) if hold is None else np.asarray(hold, bool))
+    held, without, unseen = (
+        np.zeros(n.shape, bool) if mask is None else np.asarray(mask, bool) for mask in (hold, untestable, blind)
+    )
     small = (n < min_group_size) | (n_others < min_group_size)
     phi = bias_scores(k, n)
     return np.select(
-        [np.isnan(phi), small, held, finding & (phi > 0), finding],
-        ["undefined", "insufficient_data", "held_back", "favoured", "disfavoured"],
+        [np.isnan(phi), small, without, finding & held, finding & (phi > 0), finding, unseen],
+        ["undefined", "insufficient_data", "not_testable", "held_back", "favoured", "disfavoured", "not_testable"],
         "no_evidence",
     )
 
@@ -75,6 +83,22 @@ def suspicious_holds(
     stands = flag_exact(kept_k, kept_n, threshold) & (np.sign(without) == np.sign(phi))
     affected = doubtful.any(-1, keepdims=True)
     return np.asarray((doubtful & (phi < 0)) | (affected & ~doubtful & ~stands))
+
+
+def impure_holds(
+    correct: ArrayLike, total: ArrayLike, target_precision: ArrayLike, floor: float, threshold: Threshold = 0.05
+) -> NDArray[np.bool_]:
+    """Which findings rest on groups with an estimated target precision below ``floor``; all [attributes, values].
+
+    These groups themselves, and other groups of the attribute where the gap vanishes or turns once they are left out.
+    NaN: not checked, so not below.
+    """
+    k, n = checked_counts(correct, total)
+    impure = np.asarray(target_precision, np.float64) < floor
+    kept_k, kept_n = np.where(impure, 0, k), np.where(impure, 0, n)
+    without = bias_scores(kept_k, kept_n)
+    stands = flag_exact(kept_k, kept_n, threshold) & (np.sign(without) == np.sign(bias_scores(k, n)))
+    return np.asarray(impure | (impure.any(-1, keepdims=True) & ~stands))
 
 
 def contaminated_holds(
