@@ -1,7 +1,8 @@
 """The child's side: confine, say what holds, import the code that serves, serve until the parent is gone.
 
-A service is ``module:function``; called once with a ``Host``, it returns what answers requests:
-``answer(header, body) -> (header, body)``. A ``Refusal`` it raises, or any other error, becomes one line for the parent.
+A service is ``module:function``. Called once with the descriptor of the model file (-1 = none), it imports what it needs
+without reading that file, and returns what answers requests: ``answer(header, body) -> (header, body)``. The parent
+limits memory in between. A ``Refusal`` it raises, or any other error, becomes one line for the parent.
 """
 
 from __future__ import annotations
@@ -23,30 +24,17 @@ class Refusal(Exception):
     """What the child itself has against the file; the text is shown to the user."""
 
 
-class Host:
-    """What a service may ask of its host: ``file`` is the descriptor of the model file (-1 = none)."""
-
-    def __init__(self, file: int, memory: int, statm: int) -> None:
-        self.file, self._memory, self._statm = file, memory, statm
-
-    def limit_memory(self) -> None:
-        """From here on memory is limited; called after the imports, before a stranger's bytes are read."""
-        pages = int(os.pread(self._statm, 100, 0).split()[0])
-        confine.limit_memory(self._memory, pages)
-
-
 def main() -> None:
     """Entry point; ``sys.argv[1]`` is the JSON that ``process.Sandbox`` wrote."""
     given = json.loads(sys.argv[1])
     inbox, outbox = given["inbox"], given["outbox"]
-    statm = os.open("/proc/self/statm", os.O_RDONLY) if os.path.exists("/proc/self/statm") else -1  # noqa: PTH110
     layers = confine.confine(given["parent"], given["readable"], files=given["files"], cpu_seconds=given["cpu_seconds"])
     wire.write_all(outbox, wire.pack({"layers": layers, "proven": confine.proven()}))
     wire.read_exactly(inbox, 1)  # the parent agrees
     tempfile.tempdir = "/nonexistent"  # libraries ask where it is when imported; nothing can be written there
     try:
         module, _, name = given["service"].partition(":")
-        answer: Answer = getattr(importlib.import_module(module), name)(Host(given["file"], given["memory"], statm))
+        answer: Answer = getattr(importlib.import_module(module), name)(given["file"])
         wire.write_all(outbox, wire.pack({"ready": True}))
     except Exception as error:  # noqa: BLE001  whatever it is, the parent is told
         wire.write_all(outbox, wire.pack(_problem(error)))

@@ -61,12 +61,6 @@ def _drop_capabilities(libc: ctypes.CDLL) -> None:
     libc.capset(header, (ctypes.c_uint32 * 6)())
 
 
-def limit_memory(extra: int, pages: int) -> None:
-    """Let the address space grow by ``extra`` bytes over the ``pages`` it takes now."""
-    now = pages * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + extra, now + extra))
-
-
 def proven() -> list[str]:
     """Which of ``REQUIRED`` hold, by trying: each attempt must be refused by the system."""
     attempts: dict[str, tuple[Callable[[], object], ...]] = {

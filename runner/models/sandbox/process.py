@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -75,6 +76,7 @@ class Sandbox:
         try:
             self.layers = self._confined(deadline)
             self._check(self._receive(0, deadline)[0])
+            _limit_memory(self._process.pid, self.limits.memory)
         except BaseException:
             self.close()
             raise
@@ -160,7 +162,7 @@ def _start(
     given = {
         "service": service, "parent": os.getpid(), "inbox": inbox, "outbox": outbox, "file": model,
         "readable": [*_SYSTEM, *roots, str(Path(__file__).parents[2]), *readable],
-        "files": limits.files, "cpu_seconds": limits.cpu_seconds, "memory": limits.memory,
+        "files": limits.files, "cpu_seconds": limits.cpu_seconds,
     }  # fmt: skip
     paths = [*(root for root in roots if Path(root).name.endswith("-packages")), package, *readable]
     threads = {"OMP_NUM_THREADS": str(limits.threads)} if limits.threads else {}
@@ -169,13 +171,20 @@ def _start(
         process = subprocess.Popen(  # noqa: S603  our own interpreter, our own code
             [sys.executable, "-I", "-B", "-c", _START, json.dumps(given), json.dumps(paths)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env={"LANG": "C.UTF-8", "HOME": "/nonexistent", "HF_HUB_OFFLINE": "1", **threads, **environment},
+            env={"LANG": "C.UTF-8", "HOME": "/nonexistent", "PATH": "/nonexistent", "HF_HUB_OFFLINE": "1", **threads, **environment},
             cwd="/", pass_fds=kept, start_new_session=True,
         )  # fmt: skip
     finally:
         for descriptor in kept:
             os.close(descriptor)
     return process, Channel(to_child, from_child)
+
+
+def _limit_memory(pid: int, extra: int) -> None:
+    """Let the child's address space grow by ``extra`` bytes over what its libraries take now."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + extra
+    resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
 
 
 def _python_roots() -> list[str]:
