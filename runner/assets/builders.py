@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.assets import captions
+from runner.assets import captions, face_builders
 from runner.assets.packing import LABELS, PIXELS, Picture, pack, write_json
 from runner.errors import AssetError
 
@@ -197,4 +197,5 @@ BUILDERS: Mapping[str, Builder] = {
     "emoji": emoji,
     "stamps": stamps,
     "openclipart": openclipart,
+    "bisenet": face_builders.bisenet,
 }

@@ -82,6 +82,7 @@ MODEL_MODULES = (
     "runner.models.chat.providers",
     "runner.models.classifier.providers",
     "runner.models.encoders.providers",
+    "runner.models.faces.providers",
 )
 ENTRY_POINT_GROUP = "runner.models"
 
