@@ -5,7 +5,7 @@
     rows-KEY.parquet   row (in the shard), source_id, uri, caption, sha256, width, height
     shard-KEY.json     written last: the shard is complete
     faiss.index        over the image vectors of all shards
-    manifest.json      encoder, shards in row order, sources with their fingerprints
+    manifest.json      encoder, shards in row order, sources with their fingerprints, the FAISS structure and its recall
 
 ``build`` goes on where a killed build stopped (a kill costs the shard in flight), embeds only what is new when sources
 grow, and orders shards by source and name, so that neither history nor the order of the sources changes a result.
@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -27,10 +27,12 @@ from numpy.typing import NDArray
 
 from retrieval import storage
 from retrieval.embed import ROWS, EmbeddedShard, KnownImage, KnownImages, embed_shard, encode_texts
-from retrieval.nearest import make_faiss, nearest, read_faiss, write_faiss
+from retrieval.nearest import measure, nearest, nearly, sample
+from retrieval.structure import FaissChoice, Structure, choose, make, read, write
+from retrieval.vectors import IN_MEMORY, MixedVectors, StoredVectors
 from runner.context import StepContext
 from runner.data.images import ImageLimits
-from runner.data.sources import Shard, Source, open_sources
+from runner.data.sources import Problem, Problems, Shard, Source, open_sources
 from runner.data.sources.base import digest
 from runner.errors import DataError
 from runner.models.base import ImageTextEncoder
@@ -61,16 +63,18 @@ def build(
     limits: ImageLimits = INDEX_LIMITS,
     batch_size: int = 64,
     workers: int | None = None,
+    faiss: FaissChoice = "auto",
+    nprobe: int | None = None,
     export_to: Path | None = None,
 ) -> Index:
     """Make or complete the index of ``sources`` (specs or opened sources) in ``folder`` and open it.
 
-    ``export_to`` gets a copy that later builds in ``folder`` do not touch. Raises ``DataError`` where the folder holds an
-    index of another encoder.
+    ``faiss`` and ``nprobe`` as in ``retrieval.structure``. ``export_to`` gets a copy that later builds in ``folder`` do
+    not touch. Raises ``DataError`` where the folder holds an index of another encoder.
     """
     opened = sorted(open_sources(sources), key=lambda source: source.source_id)
     with storage.exclusive(folder, ctx.check):
-        _refuse_other_encoder(folder, encoder)
+        refuse_other_encoder(folder, encoder)
         parts = [_part(source, shard, encoder, limits) for source in opened for shard in source.shards()]
         done = storage.finished_shards(folder)
         missing = [part for part in parts if part.key not in done]
@@ -84,13 +88,11 @@ def build(
                     limits=limits, batch_size=batch_size, workers=workers or min(4, os.cpu_count() or 1),
                 )  # fmt: skip
                 done[part.key] = _save(folder, part, embedded)
-        _finish(folder, parts, opened, done, encoder)
-        index = open_index(folder)
-        if not (folder / storage.FAISS).exists():
-            storage.write_whole(folder / storage.FAISS, lambda file: file.write(write_faiss(index.faiss_index)))
+        entries = [_entry(source, [done[p.key] for p in parts if p.source is source]) for source in opened]
+        index = finish(folder, [done[p.key] for p in parts], entries, encoder, ctx.check, faiss, nprobe)
         if export_to is not None:
             storage.export(folder, export_to)
-    _report(index, ctx)
+    report(index, ctx)
     return index
 
 
@@ -99,7 +101,8 @@ def _part(source: Source, shard: Shard, encoder: ImageTextEncoder, limits: Image
     return _Part(source, shard, digest(content)[:16])
 
 
-def _refuse_other_encoder(folder: Path, encoder: ImageTextEncoder) -> None:
+def refuse_other_encoder(folder: Path, encoder: ImageTextEncoder) -> None:
+    """Raise ``DataError`` where the folder holds an index of another encoder."""
     if (folder / storage.MANIFEST).exists():
         _require(storage.read_json(folder / storage.MANIFEST)["encoder"], encoder, folder)
 
@@ -127,41 +130,87 @@ def _known_images(folder: Path, done: dict[str, dict[str, Any]], dim: int) -> Kn
 
 
 def _save(folder: Path, part: _Part, embedded: EmbeddedShard) -> dict[str, Any]:
-    problems = [[p.reason, p.where, p.detail] for p in part.source.problems.of(part.shard.name)]
+    return save(folder, part.key, part.source.source_id, part.shard.name, embedded, part.source.problems)
+
+
+def save(folder: Path, key: str, source_id: str, name: str, embedded: EmbeddedShard, found: Problems) -> dict[str, Any]:
+    """Store a finished shard and give its description; ``found`` holds its problems under its name."""
+    problems = [[p.reason, p.where, p.detail] for p in found.of(name)]
     meta = {
-        "source_id": part.source.source_id,
-        "name": part.shard.name,
+        "source_id": source_id,
+        "name": name,
         "records": embedded.records,
         "unreadable": embedded.unreadable_counts(),
         "problem_counts": dict(sorted(Counter(p[0] for p in problems).items())),
         "examples": (problems + [list(found) for found in embedded.unreadable])[:MAX_EXAMPLES],
     }
-    storage.save_shard(folder, part.key, embedded.rows, embedded.vectors, embedded.captions, meta)
-    return {"key": part.key, "rows": len(embedded.vectors), "captioned": len(embedded.captions), **meta}
+    storage.save_shard(folder, key, embedded.rows, embedded.vectors, embedded.captions, meta)
+    return {"key": key, "rows": len(embedded.vectors), "captioned": len(embedded.captions), **meta}
 
 
-def _finish(
-    folder: Path, parts: list[_Part], sources: list[Source], done: dict[str, dict[str, Any]], encoder: ImageTextEncoder
-) -> None:
-    """Write the manifest where it changes, then remove what it no longer lists."""
-    shards = [{name: done[p.key][name] for name in ("key", "source_id", "rows", "captioned")} for p in parts]
+def finish(
+    folder: Path,
+    shards: Sequence[dict[str, Any]],
+    sources: list[dict[str, Any]],
+    encoder: ImageTextEncoder,
+    check: Callable[[], None],
+    faiss: FaissChoice = "auto",
+    nprobe: int | None = None,
+    *,
+    adopt: Callable[[Index], tuple[Structure, Any] | None] | None = None,
+) -> Index:
+    """Write structure and manifest where something changed, remove what is no longer listed, and open the index.
+
+    ``shards``: descriptions of finished shards in row order; ``sources``: entries of the manifest; ``adopt`` may give a
+    structure made elsewhere with its FAISS index, or None where that cannot be used.
+    """
+    listed = [{name: shard[name] for name in ("key", "source_id", "rows", "captioned")} for shard in shards]
+    rows = sum(shard["rows"] for shard in listed)
     manifest = {
         "format": storage.FORMAT,
         "created_by": "vlm-runner",
         "encoder": {"name": encoder.name, "family": encoder.family, "identity": encoder.identity, "dim": encoder.dim},
-        "rows": sum(shard["rows"] for shard in shards),
-        "shards": shards,
-        "sources": [_source_entry(source, [done[p.key] for p in parts if p.source is source]) for source in sources],
+        "rows": rows,
+        "shards": listed,
+        "sources": sources,
     }
-    path = folder / storage.MANIFEST
-    if not path.exists() or storage.read_json(path) != manifest:
+    draft = Index(folder, manifest)
+    given = adopt(draft) if adopt is not None else None
+    structure = given[0] if given else choose(rows, encoder.dim, faiss, nprobe)
+    if not _is_finished(folder, manifest, structure):
+        made = given[1] if given else make(structure, draft.vectors, check)
+        measured = structure.described() | _recalls(draft, structure, made)
+        # A reader between these lines makes the structure for itself.
         (folder / storage.FAISS).unlink(missing_ok=True)
-        storage.write_json(path, manifest)
-    storage.prune(folder, {part.key for part in parts})
+        storage.write_json(folder / storage.MANIFEST, {**manifest, "faiss": measured})
+        storage.write_whole(folder / storage.FAISS, lambda file: write(made, file))
+    storage.prune(folder, {shard["key"] for shard in listed})
+    return open_index(folder)
 
 
-def _source_entry(source: Source, shards: list[dict[str, Any]]) -> dict[str, Any]:
-    listed = source.problems.of("")
+def _is_finished(folder: Path, manifest: dict[str, Any], structure: Structure) -> bool:
+    path = folder / storage.MANIFEST
+    if not (path.exists() and (folder / storage.FAISS).exists()):
+        return False
+    stored = storage.read_json(path)
+    return "faiss" in stored and stored == {**manifest, "faiss": stored["faiss"]} and Structure.of(stored) == structure
+
+
+def _recalls(index: Index, structure: Structure, made: Any) -> dict[str, float | None]:
+    """What a structure that is not exact finds, with rows and with captions as queries."""
+    queries = {} if structure.exact else {"": index.vectors, "caption_": index.caption_vectors}
+    return {f"{name}recall_at_100": measure(index.vectors, sample(found), made) for name, found in queries.items()}
+
+
+def _entry(source: Source, shards: list[dict[str, Any]]) -> dict[str, Any]:
+    return source_entry(source, shards, source.problems.of(""), source.fingerprint())
+
+
+def source_entry(
+    source: Source, shards: Sequence[dict[str, Any]], listed: Iterable[Problem], fingerprint: str
+) -> dict[str, Any]:
+    """What the manifest says of a source; ``listed``: problems that belong to no shard."""
+    listed = list(listed)
     counts = Counter(problem.reason for problem in listed)
     for shard in shards:
         counts.update(shard["problem_counts"])
@@ -172,7 +221,7 @@ def _source_entry(source: Source, shards: list[dict[str, Any]]) -> dict[str, Any
         "kind": source.kind,
         "spec": source.spec,
         "licence": source.licence,
-        "fingerprint": source.fingerprint(),
+        "fingerprint": fingerprint,
         "records": sum(shard["records"] for shard in shards),
         "embedded": sum(shard["rows"] for shard in shards),
         "unreadable": sum(sum(shard["unreadable"].values()) for shard in shards),
@@ -181,7 +230,8 @@ def _source_entry(source: Source, shards: list[dict[str, Any]]) -> dict[str, Any
     }
 
 
-def _report(index: Index, ctx: StepContext) -> None:
+def report(index: Index, ctx: StepContext) -> None:
+    """Say what is not in the index, and why."""
     for source in index.sources:
         counts = source["problems"]["counts"]
         if counts:
@@ -240,7 +290,7 @@ class Index:
 
     @cached_property
     def vectors(self) -> NDArray[np.float16]:
-        """Image vectors [rows, dim]."""
+        """Image vectors [rows, dim]: an array, or ``StoredVectors`` in its place where they are too many for memory."""
         return self._stacked("vectors", "rows")
 
     @cached_property
@@ -254,11 +304,15 @@ class Index:
         return np.flatnonzero(self.rows["caption"].is_valid().to_numpy(zero_copy_only=False))
 
     def _stacked(self, kind: str, count: str) -> NDArray[np.float16]:
-        parts = [
-            storage.load_vectors(self.folder, kind, shard["key"], shard[count], self.dim)
-            for shard in self.manifest["shards"]
-        ]
-        return np.concatenate([np.zeros((0, self.dim), np.float16), *parts])
+        shards = self.manifest["shards"]
+
+        def load(number: int) -> NDArray[np.float16]:
+            return storage.load_vectors(self.folder, kind, shards[number]["key"], shards[number][count], self.dim)
+
+        counts = [int(shard[count]) for shard in shards]
+        if 2 * sum(counts) * self.dim > IN_MEMORY:
+            return cast("NDArray[np.float16]", StoredVectors(load, counts, self.dim))
+        return np.concatenate([np.zeros((0, self.dim), np.float16), *map(load, range(len(shards)))])
 
     def matrix(self, similarity: Similarity = "image") -> tuple[NDArray[np.int64], NDArray[np.float16]]:
         """Rows that can be found and the vectors whose inner product with a query is their similarity.
@@ -271,15 +325,35 @@ class Index:
         everything = np.arange(len(self), dtype=np.int64)
         if similarity == "image":
             return everything, self.vectors
+        if isinstance(self.vectors, StoredVectors):
+            mean = MixedVectors(self.vectors, self.caption_vectors, self.caption_rows)
+            return everything, cast("NDArray[np.float16]", mean)
         mixed = self.vectors.astype(np.float32)
         mixed[self.caption_rows] = (mixed[self.caption_rows] + self.caption_vectors) / 2
         return everything, mixed.astype(np.float16)
 
     @cached_property
+    def structure(self) -> Structure:
+        """Which FAISS structure the image vectors have."""
+        return Structure.of(self.manifest)
+
+    @property
+    def recalls(self) -> dict[str, float]:
+        """What the structure finds of the true 100 nearest, by what was measured; empty where it is exact."""
+        stored = self.manifest.get("faiss", {})
+        names = ("recall_at_100", "caption_recall_at_100")
+        return {name: float(stored[name]) for name in names if stored.get(name) is not None}
+
+    @cached_property
     def faiss_index(self) -> Any:
-        """FAISS index over the image vectors: the stored one, or a new one where that is missing or damaged."""
-        found = read_faiss(self.folder / storage.FAISS, len(self), self.dim)
-        return make_faiss(self.vectors) if found is None else found
+        """FAISS index over the image vectors: the stored one, or a new one where that is missing or damaged.
+
+        None where it is missing and was adopted: it cannot be made again here.
+        """
+        found = read(self.folder / storage.FAISS, self.structure, len(self), self.dim)
+        if found is None and not self.structure.adopted:
+            return make(self.structure, self.vectors)
+        return found
 
 
 def open_index(folder: Path) -> Index:
@@ -301,9 +375,11 @@ def search(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The ``k`` most similar rows for each query: similarities and rows, both [queries, min(k, rows)].
 
-    Exact; best first, equal similarities by row.
+    Best first, equal similarities by row. Exact, but for images of an index whose ``structure`` is not ``exact``: there
+    similarities are exact and neighbours may be missed (``index.recalls``).
     """
     rows, vectors = index.matrix(similarity)
     stored = index.faiss_index if similarity == "image" else None
-    similarities, places = nearest(vectors, query_vectors, k, stored)
+    exact = stored is None or index.structure.exact
+    similarities, places = (nearest if exact else nearly)(vectors, query_vectors, k, stored)
     return similarities, rows[places]

@@ -41,6 +41,8 @@ def retrieve(
     Raises ``DataError`` where another encoder made the index.
     """
     index.require(encoder)
+    if similarity == "image":
+        _warn_of_missed(ctx, index)
     asked = queries.captions.filter(pc.field("status") == "kept")
     captions = asked.to_pylist()
     candidates = _candidates(index, encoder, captions, k if rules is None else k * overfetch, similarity)
@@ -84,10 +86,18 @@ def _candidates(
         caption=caption,
         row=flat,
         similarity=similarities.ravel().astype(np.float64),
-        image=index.image_numbers[flat],
+        image=_image_numbers(index, flat),
         group=group[caption],
         attribute=attribute[caption],
     )
+
+
+def _image_numbers(index: Index, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for each of ``rows``, equal where the bytes of the pictures are equal. Looks at these rows alone."""
+    distinct, back = np.unique(rows, return_inverse=True)
+    hashes = index.rows["sha256"].take(distinct).to_numpy(zero_copy_only=False).astype(str)
+    _, numbers = np.unique(hashes, return_inverse=True)
+    return np.asarray(numbers[back], np.int64)
 
 
 def numbered(keys: Iterable[Hashable]) -> tuple[NDArray[np.int64], list[Any]]:
@@ -152,6 +162,13 @@ def _targeted(
     target = np.array([number[str(caption["target"])] for caption in captions], np.int64)
     searched, matrix = index.matrix(similarity)
     return on_target(target[candidates.caption], np.searchsorted(searched, candidates.row), matrix, vectors)
+
+
+def _warn_of_missed(ctx: StepContext, index: Index) -> None:
+    if not index.structure.exact:
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in index.recalls.items()) or "not measured"
+        probes = "" if index.structure.nprobe is None else f", nprobe {index.structure.nprobe}"
+        ctx.warn(f"the search is approximate ({index.structure.kind}{probes}): {shown}; faiss: flat would be exact")
 
 
 def _warn_of_empty(ctx: StepContext, counts: list[dict[str, Any]]) -> None:

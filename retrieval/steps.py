@@ -16,6 +16,11 @@ from runner.references import InputPath
 from runner.steps import Cost, step
 
 BatchSize = Annotated[int, Field(ge=1, le=4096, description="pictures encoded together")]
+FaissKind = Annotated[
+    Literal["auto", "flat", "ivf_sq", "ivf_pq"],
+    Field(description="search structure; auto: by size, exact up to a million rows"),
+]
+Probes = Annotated[int, Field(ge=1, description="lists of an IVF looked through by a search; default: by size")]
 
 
 def _index_cost(params: Mapping[str, Any]) -> Cost:
@@ -37,14 +42,25 @@ def _index_cost(params: Mapping[str, Any]) -> Cost:
 
 
 @step("retrieval.index", version="1", estimate=_index_cost)
-def index(ctx: StepContext, *, encoder: ImageTextEncoder, corpus: Corpus, batch_size: BatchSize = 64) -> ImageIndex:
+def index(
+    ctx: StepContext,
+    *,
+    encoder: ImageTextEncoder,
+    corpus: Corpus,
+    batch_size: BatchSize = 64,
+    faiss: FaissKind = "auto",
+    nprobe: Probes | None = None,
+) -> ImageIndex:
     """Embed a corpus once, for many searches; goes on where it was interrupted and embeds only what is new."""
     from retrieval.index import build
     from retrieval.tables import sources_table
 
     sources = open_sources(corpus)
     folder = ctx.folder("index")
-    built = build(_shared(ctx, encoder, sources), sources, encoder, ctx, batch_size=batch_size, export_to=folder)
+    built = build(
+        _shared(ctx, encoder, sources), sources, encoder, ctx,
+        batch_size=batch_size, faiss=faiss, nprobe=nprobe, export_to=folder,
+    )  # fmt: skip
     return ImageIndex(index=folder, sources=sources_table(built.sources))
 
 
