@@ -10,12 +10,20 @@ if TYPE_CHECKING:
     from results.store import ResultsStore
 
 VERDICTS = "SELECT * FROM verdicts WHERE run_id = $run ORDER BY variant, target, attribute, phi"
-STYLES = {"disfavoured": "bold red", "favoured": "bold green", "held_back": "yellow", "no_evidence": "dim"}
+COMPARISONS = "SELECT * FROM c2b_comparison WHERE run_id = $run ORDER BY variant, target NULLS FIRST, attribute NULLS FIRST, difference"
+STYLES = {
+    "disfavoured": "bold red",
+    "favoured": "bold green",
+    "held_back": "yellow",
+    "no_evidence": "dim",
+    "not_testable": "yellow",
+}
 WORDS = {
     "disfavoured": "worse",
     "favoured": "better",
     "no_evidence": "no evidence",
     "held_back": "held back",
+    "not_testable": "not testable",
     "insufficient_data": "too few images",
     "undefined": "undefined",
 }
@@ -43,8 +51,36 @@ def verdict_table(store: ResultsStore, run_id: str) -> RenderableType | None:
     return table
 
 
+def comparison_table(store: ResultsStore, run_id: str) -> RenderableType | None:
+    """Two classifiers side by side on the same pictures; None where the run compares none."""
+    rows = store.query(COMPARISONS, {"run": run_id}).to_pylist()
+    if not rows:
+        return None
+    from rich.markup import escape
+    from rich.table import Table
+
+    first, second = escape(rows[0]["first"]), escape(rows[0]["second"])
+    table = Table(title=f"{second} against {first}, on the same pictures", title_justify="left", pad_edge=False)
+    for name in ("target", "attribute", "value"):
+        table.add_column(name, overflow="fold")
+    for name in ("n", first, second, "difference", "95 %", "q"):
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column(f"{second} is", overflow="fold")
+    for row in rows:
+        value = f"{row['value']} (measured)" if row["value_source"] == "measured" else row["value"]
+        names = [row["target"] or "all", row["attribute"] or "", value or ""]
+        figures = [str(row["n"]), _percent(row["acc_first"]), _percent(row["acc_second"]), _points(row["difference"])]
+        figures += [_interval(row["low"], row["high"], signed=True), _number(row["q_bh"])]
+        style = {"worse": "bold red", "better": "bold green"}.get(row["verdict"], "dim")
+        table.add_row(*map(escape, names), *figures, WORDS.get(row["verdict"], row["verdict"]), style=style)
+    return table
+
+
 def _cells(row: dict[str, Any], truth: bool) -> list[str]:
-    cells = [row["target"], row["attribute"], row["value"], str(row["n"])]
+    from rich.markup import escape
+
+    value = f"{row['value']} (measured)" if row["value_source"] == "measured" else row["value"]
+    cells = [escape(row["target"]), escape(row["attribute"]), escape(value), str(row["n"])]
     cells += [_percent(row["acc"]), _interval(row["wilson_low"], row["wilson_high"])]
     cells += [_points(row["phi"]), _interval(row["phi_low"], row["phi_high"], signed=True)]
     cells += [

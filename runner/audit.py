@@ -24,9 +24,12 @@ SCHEMA_LINE = "# yaml-language-server: $schema={schema}\n"
 
 @dataclass(frozen=True)
 class AuditRequest:
-    """What the user said on the command line; None = not said."""
+    """What the user said on the command line; None = not said.
 
-    model: str
+    ``models``: one to audit, or two to compare on the same pictures; ``architectures``: one for both, or one each.
+    """
+
+    models: list[str]
     task: str
     classes: list[str] | None = None
     targets: list[str] | None = None
@@ -35,10 +38,11 @@ class AuditRequest:
     llm_model: str | None = None
     encoder: str = "embedded"
     labels: list[str] | None = None
-    architecture: str | None = None
+    architectures: list[str] = field(default_factory=list)
     attributes: int = 4
     k: int = 100
     review: bool = False
+    fail_on: dict[str, int] = field(default_factory=dict)
 
 
 def describe(request: AuditRequest, folder: Path) -> tuple[str, str]:
@@ -46,16 +50,25 @@ def describe(request: AuditRequest, folder: Path) -> tuple[str, str]:
 
     Raises ``UsageError`` where something that only the user can know is missing.
     """
-    labels = request.labels or model_labels(request.model)
+    if not 1 <= len(request.models) <= 2:
+        raise UsageError("give one model to audit, or two to compare", hint="--model A --model B")
+    if len(request.architectures) > len(request.models):
+        raise UsageError("more architectures than models", hint="one --architecture for both, or one each")
+    labels = request.labels or model_labels(request.models[0])
     classes = request.classes or labels
     if not classes:
         raise UsageError(
-            f"{request.model} does not say which classes it tells apart",
+            f"{request.models[0]} does not say which classes it tells apart",
             hint="name them in the model's order: --classes cat,dog,...",
         )
     targets = choose_targets(classes, request.targets)
-    name = "audit-" + slug(Path(request.model.removeprefix("asset:")).stem)
-    return name, _text(name, request, labels, classes, targets, folder)
+    name = "audit-" + "-vs-".join(slug(model_name(model)) for model in request.models)
+    return name, _text(name, request, classes, targets, folder)
+
+
+def model_name(model: str) -> str:
+    """What to call a model: the name of its file or folder."""
+    return Path(model.removeprefix("asset:")).stem or model
 
 
 def model_labels(model: str) -> list[str] | None:
@@ -89,6 +102,17 @@ def choose_targets(classes: list[str], wanted: list[str] | None) -> list[str] | 
     return None
 
 
+def bars(texts: list[str]) -> dict[str, int]:
+    """``disfavoured=1`` as the spec has it. Raises ``UsageError`` for anything else; the spec's own check names the verdicts."""
+    found = {}
+    for text in texts:
+        verdict, _, number = text.partition("=")
+        if not (number.isascii() and number.isdigit() and int(number) > 0):
+            raise UsageError(f"--fail-on {text}: not a verdict and a number", hint="--fail-on disfavoured=1")
+        found[verdict.strip()] = int(number)
+    return found
+
+
 def slug(text: str) -> str:
     """Lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "model"
@@ -119,16 +143,35 @@ def _relative(text: str, folder: Path) -> str:
         return str(path)
 
 
-def _subject(request: AuditRequest, labels: list[str] | None, folder: Path) -> dict[str, Any]:
-    path = request.model if request.model.startswith("asset:") else _relative(request.model, folder)
-    if Path(request.model).is_dir():
+def _subjects(request: AuditRequest, folder: Path) -> dict[str, dict[str, Any]]:
+    """Entries of ``models:`` for the classifiers: ``subject``, and ``second`` where two are compared."""
+    return {
+        name: _subject(request, model, number, folder)
+        for number, (name, model) in enumerate(zip(("subject", "second"), request.models, strict=False))
+    }
+
+
+def _subject(request: AuditRequest, model: str, number: int, folder: Path) -> dict[str, Any]:
+    path = model if model.startswith("asset:") else _relative(model, folder)
+    if Path(model).is_dir():
         return {"provider": "huggingface", "path": path}
     subject: dict[str, Any] = {"provider": "file", "path": path}
-    if request.architecture:
-        subject["architecture"] = request.architecture
-    if labels or request.classes:
-        subject["labels"] = labels or request.classes
-    return subject
+    if request.architectures:
+        subject["architecture"] = request.architectures[min(number, len(request.architectures) - 1)]
+    labels = request.labels or request.classes
+    return subject | ({"labels": labels} if labels else {})
+
+
+def _verdicts(request: AuditRequest) -> dict[str, dict[str, Any]]:
+    """The steps that judge: one assessment a model, on the same pictures, and their comparison."""
+    assess = {"uses": "c2b.assess", "images": "$images"}
+    steps = {"verdict": {**assess, "classifier": "$subject"}}
+    if len(request.models) > 1:
+        first, second = (model_name(model) for model in request.models)
+        names = {"first_name": first, "second_name": second if second != first else f"{second} (second)"}
+        steps["second_verdict"] = {**assess, "classifier": "$second"}
+        steps["comparison"] = {"uses": "c2b.compare", "first": "$verdict", "second": "$second_verdict", **names}
+    return steps
 
 
 def _chat(request: AuditRequest, folder: Path) -> dict[str, Any]:
@@ -156,7 +199,6 @@ def _encoder(request: AuditRequest) -> tuple[dict[str, Any], dict[str, Any]]:
 def _text(
     name: str,
     request: AuditRequest,
-    labels: list[str] | None,
     classes: list[str],
     targets: list[str] | None,
     folder: Path,
@@ -180,12 +222,14 @@ def _text(
             "queries": "$captions",
             "k": request.k,
         },
-        "verdict": {"uses": "c2b.assess", "classifier": "$subject", "images": "$images"},
+        **_verdicts(request),
     }
     head: dict[str, Any] = {"name": name, "description": f"Where does this classifier fail? {request.task}"}
     if request.encoder == "embedded" or request.llm.startswith("asset:"):
         head["profile"] = "embedded"
-    models = {"llm": _chat(request, folder), "encoder": encoder, "subject": _subject(request, labels, folder)}
+    if request.fail_on:
+        head["fail_on"] = request.fail_on
+    models = {"llm": _chat(request, folder), "encoder": encoder, **_subjects(request, folder)}
     return "\n".join(
         [_block(head), "models:", _entries(models), "steps:", _entries(steps), "results: out/results.duckdb", ""]
     )

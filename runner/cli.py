@@ -124,7 +124,12 @@ def resume(
 
 @app.command(epilog="Example: runner audit --model ./model --task 'Tell cats from dogs.' --corpus ./photos")
 def audit(
-    model: Annotated[str, typer.Option(help="Model folder or file, or asset:NAME.", metavar="PATH")],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="Model folder or file, or asset:NAME. Given twice: both, on the same pictures.", metavar="PATH"
+        ),
+    ],
     task: Annotated[str, typer.Option(help="One sentence: what the classifier is for.", metavar="TEXT")],
     classes: Annotated[str | None, typer.Option(help="Class names in the model's order, comma-separated.")] = None,
     targets: Annotated[str | None, typer.Option(help="Classes to audit, comma-separated, or 'all'.")] = None,
@@ -137,21 +142,27 @@ def audit(
     ] = "asset:chat-default",
     llm_model: Annotated[str | None, typer.Option(help="Name of the model on that server.")] = None,
     encoder: Annotated[str, typer.Option(help="'embedded', or an open_clip NAME/WEIGHTS.")] = "embedded",
-    architecture: Annotated[str | None, typer.Option(help="For bare weights: timm:NAME, torchvision:NAME.")] = None,
+    architecture: Annotated[
+        list[str] | None, typer.Option(help="For bare weights: timm:NAME, torchvision:NAME. One for both, or one each.")
+    ] = None,
     attributes: Annotated[int, typer.Option(help="Circumstances to propose for each class.", min=1)] = 4,
     k: Annotated[int, typer.Option(help="Pictures for each circumstance.", min=1)] = 100,
     review: Annotated[bool, typer.Option(help="Pause, so that you can edit the proposals.")] = False,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(help="Exit with code 5 from so many verdicts on, such as disfavoured=1.", metavar="VERDICT=N"),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Where to write the spec.", metavar="FILE")] = None,
     dry_run: Annotated[bool, typer.Option(help="Write and show the spec; run nothing.")] = False,
 ) -> None:
     """Find out where an image classifier fails: writes a spec, shows it, runs it."""
-    from runner.audit import AuditRequest, describe
+    from runner.audit import AuditRequest, bars, describe
     from runner.commands import execute_and_report, write_spec
 
     folder = output.parent if output else Path.cwd()
     request = AuditRequest(
         model, task, _names(classes), _names(targets), corpus or [], llm, llm_model, encoder,
-        architecture=architecture, attributes=attributes, k=k, review=review,
+        architectures=architecture or [], attributes=attributes, k=k, review=review, fail_on=bars(fail_on or []),
     )  # fmt: skip
     name, text = describe(request, folder)
     path = write_spec(output or folder / f"{name}.yaml", text)

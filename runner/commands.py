@@ -50,22 +50,27 @@ def resume_and_report(results: Path, run_id: str, answer: Path) -> int:
 def _conclude(outcome: RunOutcome, results: Path) -> int:
     from rich.console import Console
 
-    from results.console import verdict_table
+    from results.bars import crossed_bars
+    from results.console import comparison_table, verdict_table
     from results.store import ResultsStore
+    from runner.errors import EXIT_FAIL_ON, EXIT_OK, EXIT_PARTIAL
 
     console = Console(width=None if sys.stdout.isatty() else 200)
     results = Path(os.path.normpath(results))
+    crossed: list[str] = []
     if results.is_file():
         store = ResultsStore(results)
-        table = verdict_table(store, outcome.run_id)
-        if table is not None:
-            console.print(table)
+        for table in (verdict_table(store, outcome.run_id), comparison_table(store, outcome.run_id)):
+            if table is not None:
+                console.print(table)
+        crossed = crossed_bars(store, outcome.run_id, outcome.fail_on)
         path = write_report(store, outcome.run_id, None)
         console.print(f"results  {results}", soft_wrap=True)
         console.print(f"report   {path}", soft_wrap=True)
-    for line in outcome.lines():
+    for line in [*outcome.lines(), *crossed]:
         console.print(line, soft_wrap=True, markup=False)
-    return outcome.exit_code
+    ended = outcome.exit_code in (EXIT_OK, EXIT_PARTIAL)
+    return EXIT_FAIL_ON if crossed and ended else outcome.exit_code
 
 
 def write_report(store: ResultsStore, run_id: str, output: Path | None) -> Path:

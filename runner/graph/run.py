@@ -54,7 +54,10 @@ _EXIT_CODES = {
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How an attempt ended. ``counts``: steps by status, ``failed_items`` and ``not_run``; ``command`` goes on."""
+    """How an attempt ended. ``counts``: steps by status, ``failed_items`` and ``not_run``; ``command`` goes on.
+
+    ``fail_on``: the spec's bars, numbers of verdicts from which the command fails.
+    """
 
     run_id: str
     status: str
@@ -64,6 +67,7 @@ class RunOutcome:
     errors: tuple[RunnerError, ...] = ()
     questions: tuple[Mapping[str, Any], ...] = ()
     command: str = ""
+    fail_on: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -365,7 +369,7 @@ class _Attempt:
         self.recorder.publish()
         return RunOutcome(
             self.folder.run_id, status, self.folder.path, self._counts(), run["seconds"],
-            self.errors, tuple(self.record.questions), _command(self.plan.spec),
+            self.errors, tuple(self.record.questions), _command(self.plan.spec), self.plan.spec.fail_on,
         )  # fmt: skip
 
     def _counts(self) -> dict[str, int]:

@@ -192,3 +192,8 @@ class Compiler:
             if entry.name not in named:
                 message = f'the model "{entry.name}" is not used: nothing says ${entry.name}'
                 self._add([self.source.problem("unused-model", message, entry.span, path=entry.path)])
+
+
+def _given(limits: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is set of a section whose entries may be left out."""
+    return {kind: limit for kind, limit in (limits or {}).items() if limit is not None}

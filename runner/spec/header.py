@@ -26,6 +26,18 @@ class Budget(BaseModel):
     minutes: float | None = Field(default=None, gt=0, description="Wall time.")
 
 
+class FailOn(BaseModel):
+    """Bars for unattended use: from so many rows with this verdict on, the command ends with exit code 5."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    disfavoured: int | None = Field(default=None, ge=1, description="Groups on which a classifier is worse.")
+    favoured: int | None = Field(default=None, ge=1, description="Groups on which a classifier is better.")
+    held_back: int | None = Field(default=None, ge=1, description="Differences that cannot be believed.")
+    not_testable: int | None = Field(default=None, ge=1, description="Groups that could not be tested.")
+    worse: int | None = Field(default=None, ge=1, description="Groups on which the second of two classifiers is worse.")
+
+
 class Header(BaseModel):
     """An experiment: models, and steps that use them and each other."""
 
@@ -53,3 +65,4 @@ class Header(BaseModel):
         default=DEFAULT_RESULTS, description="The results file, relative to the spec's folder."
     )
     budget: Budget = Field(default=Budget(), description="Limits of a run.")
+    fail_on: FailOn = Field(default=FailOn(), description="Verdicts that make the command end with exit code 5.")

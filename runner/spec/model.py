@@ -77,7 +77,7 @@ class CompiledSpec:
     ``results`` is absolute. ``budget`` holds the limits that the spec sets (``llm_calls``, ``tokens``, ``images``,
     ``minutes``). ``overrides`` holds what ``--set`` was given (``k=20``), ``sweep`` the values of each swept parameter.
     ``seed`` is that of the spec; a variant that sweeps the seed has its own. ``text`` is the spec as written, ``path``
-    the absolute path of the file it came from.
+    the absolute path of the file it came from. ``fail_on``: numbers of verdicts from which the command fails.
     """
 
     name: str
@@ -91,3 +91,4 @@ class CompiledSpec:
     overrides: tuple[str, ...] = ()
     sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     variants: tuple[Variant, ...] = ()
+    fail_on: Mapping[str, int] = field(default_factory=dict)

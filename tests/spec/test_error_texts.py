@@ -63,7 +63,7 @@ def test_json_tells_the_same() -> None:
         "column": 1,
         "path": ["descripton"],
         "suggestion": "description",
-        "allowed": "name, description, profile, params, sweep, seed, models, steps, results, budget",
+        "allowed": "name, description, profile, params, sweep, seed, models, steps, results, budget, fail_on",
     }
 
 

@@ -90,6 +90,7 @@ TOP: dict[str, list[Any]] = {
     "params": [{"p": 1}, {"p": {"a": [1]}}, {"1p": 1}, None, []], "sweep": [{"p": [1, 2]}, {"p": []}, {"p": 1}],
     "seed": [0, 3, -1, "x", 2**32], "results": ["r.duckdb", "", 5],
     "budget": [{}, {"tokens": 5, "minutes": 0.5}, {"minutes": 0}, {"token": 1}, {"images": -1}, None],
+    "fail_on": [{}, {"disfavoured": 1}, {"worse": 0}, {"no_evidence": 1}, {"favoured": True}, None],
 }  # fmt: skip
 
 
