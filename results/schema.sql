@@ -543,3 +543,98 @@ CREATE TABLE c2b_comparison (
   verdict_second VARCHAR,  -- verdict of the second
   verdict VARCHAR NOT NULL  -- better (the second), worse, no_evidence, insufficient_data
 );
+
+-- C2B evaluation: true bias scores of a classifier, measured on a labelled data set.
+CREATE TABLE c2b_ground_truth (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- celeba, imagenet_x
+  classifier VARCHAR NOT NULL,  -- name of the classifier
+  target VARCHAR NOT NULL,  -- class
+  bias VARCHAR NOT NULL,  -- annotated attribute or factor, taken as present
+  caption VARCHAR NOT NULL,  -- sentence for target and bias that is matched with captions of the audit
+  n_with BIGINT NOT NULL,  -- pictures of the target with the bias attribute
+  k_with BIGINT NOT NULL,  -- of these, classified right
+  n_without BIGINT NOT NULL,  -- pictures of the target without it
+  k_without BIGINT NOT NULL,  -- of these, classified right
+  score DOUBLE NOT NULL,  -- share right with it minus share right without it; positive = the classifier favours it
+  low DOUBLE,  -- interval of the score (Newcombe), at the step's confidence
+  high DOUBLE  -- upper end
+);
+
+-- C2B evaluation: true biases and what was found, matched one to one by their captions.
+CREATE TABLE c2b_match (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR NOT NULL,  -- audited class
+  bias VARCHAR,  -- true bias; NULL = something found that matches none
+  truth_text VARCHAR,  -- its caption
+  truth_score DOUBLE,  -- its true score; positive = favoured
+  truth_outcome VARCHAR,  -- hit, false_hit, miss; NULL = its score is not above the threshold
+  attribute VARCHAR,  -- found attribute; NULL = nothing matches, or a keyword of Bias-to-Text
+  value VARCHAR,  -- found value or keyword; NULL = nothing matches
+  found_text VARCHAR,  -- its caption
+  found_score DOUBLE,  -- its score; positive = favoured, also for keywords; NULL = undefined
+  found_outcome VARCHAR,  -- hit, false_hit, miss; NULL = not detected
+  cosine DOUBLE  -- of the two captions' sentence embeddings; NULL = no match
+);
+
+-- C2B evaluation: hit rates. The mean over targets has target NULL.
+CREATE TABLE c2b_eval (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  direction VARCHAR NOT NULL,  -- truth_to_detected (of the true biases) or detected_to_truth (of the detected ones)
+  target VARCHAR,  -- audited class; NULL = macro mean over the targets that have biases
+  targets BIGINT,  -- targets in the macro mean
+  biases BIGINT NOT NULL,  -- hits + false_hits + misses: what the percentages are of
+  hits BIGINT NOT NULL,  -- matched, both detected, same sign
+  false_hits BIGINT NOT NULL,  -- matched, both detected, opposite sign
+  misses BIGINT NOT NULL,  -- no match, or the other side is not detected
+  hit DOUBLE,  -- percent; NULL where there are no biases
+  false_hit DOUBLE,  -- percent
+  miss DOUBLE,  -- percent
+  hit_low DOUBLE,  -- interval of hit, percent: Wilson for a target, Student over targets for the macro mean
+  hit_high DOUBLE  -- upper end
+);
+
+-- C2B evaluation: agreement with a vision-language model that labelled real pictures.
+CREATE TABLE c2b_agreement (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR,  -- audited class; NULL = mean over all attributes
+  attribute VARCHAR,  -- bias attribute; NULL = mean over the attributes of the target
+  value VARCHAR,  -- bias value; NULL = the attribute as a whole
+  n BIGINT,  -- pictures that truly show the target and were answered for (with this value); NULL for means
+  k BIGINT,  -- of these, classified right (values only)
+  phi DOUBLE,  -- score of the audit (values only); NULL = undefined
+  vqa_phi DOUBLE,  -- share right with this answer minus share right with all others pooled (values only); NULL = undefined
+  agreement DOUBLE  -- from -1 to 1 (attributes and means); NULL where nothing was answered
+);
+
+-- Bias-to-Text baseline: keywords of wrongly classified pictures. A positive score is a bias AGAINST, the opposite sign of phi.
+CREATE TABLE c2b_b2t (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR NOT NULL,  -- true class of the pictures
+  keyword VARCHAR NOT NULL,  -- one to three words
+  rank INTEGER NOT NULL,  -- 1 = best by YAKE
+  yake DOUBLE NOT NULL,  -- YAKE score; smaller = more telling
+  caption VARCHAR NOT NULL,  -- sentence that pictures were compared with
+  n_wrong BIGINT NOT NULL,  -- pictures of the class classified wrong
+  n_right BIGINT NOT NULL,  -- pictures of the class classified right
+  score DOUBLE,  -- mean 100 cosine over the wrong minus the right ones; NULL where a side is empty
+  score_low DOUBLE,  -- interval of the score (Welch)
+  score_high DOUBLE,  -- upper end
+  subgroup_n BIGINT NOT NULL,  -- pictures of the class whose caption holds the keyword as whole words
+  subgroup_k BIGINT NOT NULL,  -- of these, classified right
+  subgroup_acc DOUBLE,  -- subgroup_k / subgroup_n
+  subgroup_low DOUBLE,  -- Wilson interval of subgroup_acc
+  subgroup_high DOUBLE,  -- upper end
+  class_acc DOUBLE NOT NULL,  -- accuracy over all pictures of the class
+  mark VARCHAR NOT NULL  -- empty: score below 0 or undefined; M: positive for another class too; S: for this class
+);
