@@ -195,6 +195,7 @@ STEP_MODULES = (
     "agents.steps",
     "retrieval.steps",
     "runner.nodes.bias.steps",
+    "runner.nodes.bias.evaluation_steps",
     "runner.nodes.bias.compare_steps",
     "runner.nodes.encoder.steps",
 )
