@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from runner.data.sources import Corpus, open_source, open_sources
 from runner.data.sources.base import chunked
-from runner.data.sources.webdataset import split_name
+from runner.data.sources.tars import split_name
 from runner.errors import DataError
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 MAX_RECORD_BYTES = 256 * 2**20
 """Larger files and members are reported and skipped: no photograph is that large."""
@@ -60,29 +64,29 @@ class Problems:
     """Everything in a source that could not be used. Nothing is left out without an entry here."""
 
     def __init__(self) -> None:
-        self._found: list[Problem] = []
+        self._found: dict[str, list[Problem]] = {}
 
     def __iter__(self) -> Iterator[Problem]:
-        return iter(self._found)
+        return itertools.chain.from_iterable(self._found.values())
 
     def __len__(self) -> int:
-        return len(self._found)
+        return sum(len(found) for found in self._found.values())
 
-    def add(self, reason: str, where: str, detail: str = "", *, shard: str = "") -> None:
-        """Note one problem."""
-        self._found.append(Problem(reason, where, detail, shard))
+    def add(self, reason: str, where: str, detail: str = "", *, shard: str = "", count: int = 1) -> None:
+        """Note a problem, or ``count`` alike."""
+        self._found.setdefault(shard, []).extend([Problem(reason, where, detail, shard)] * count)
 
     def restart(self, shard: str) -> None:
         """Forget what was found in a shard that is read again."""
-        self._found = [p for p in self._found if p.shard != shard]
+        self._found.pop(shard, None)
 
     def of(self, shard: str) -> list[Problem]:
         """Those of one shard; ``""`` gives those found while listing the source."""
-        return [p for p in self._found if p.shard == shard]
+        return list(self._found.get(shard, ()))
 
     def counts(self) -> dict[str, int]:
         """Number of problems by reason."""
-        return dict(sorted(Counter(p.reason for p in self._found).items()))
+        return dict(sorted(Counter(p.reason for p in self).items()))
 
 
 class Source(ABC):
@@ -133,6 +137,38 @@ class Source(ABC):
             yield from self.records(shard)
 
 
+class FileSource(Source):
+    """A source that is a set of files; each file's name in a uri is its quoted path below their common folder.
+
+    ``fields`` names what holds picture, caption and label (keys ``image``, ``caption``, ``label``; None = find it).
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        source_id: str,
+        spec: dict[str, Any],
+        *,
+        limit: int | None = None,
+        fields: dict[str, str | None],
+    ) -> None:
+        super().__init__(source_id, spec)
+        root = Path(os.path.commonpath([file.parent for file in files]))
+        self._paths = {file_name(file, root): file for file in files}
+        self._limit, self._fields = limit, fields
+
+
+def file_name(file: Path, root: Path) -> str:
+    """A file's name in uris: its path below ``root``, quoted so that ``#`` stays a separator."""
+    return quote(file.relative_to(root).as_posix(), safe="/ ")
+
+
+def file_stamp(file: Path) -> list[int]:
+    """Size and change time (ns): what a fingerprint takes from a file that is too large to hash."""
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
 def digest(value: Any) -> str:
     """SHA-256 (hex) of a JSON value."""
     return hashlib.sha256(json.dumps(value, separators=(",", ":"), default=str).encode()).hexdigest()
@@ -145,15 +181,15 @@ def clean_caption(text: str | bytes | None) -> str | None:
     return (text or "").strip()[:MAX_CAPTION] or None
 
 
-def chunked(names: Sequence[str], *, mean: int = 512, largest: int = 2048) -> Iterator[tuple[int, int]]:
+def chunked(names: Iterable[str], *, mean: int = 512, largest: int = 2048) -> Iterator[tuple[int, int]]:
     """Cut sorted names into runs [start, end) whose borders depend on the names alone.
 
     An added or removed name therefore changes one run, not all that follow it.
     """
-    start = 0
+    start = end = 0
     for end, name in enumerate(names, start=1):
         if zlib.crc32(name.encode("utf8", "surrogateescape")) % mean == 0 or end - start >= largest:
             yield start, end
             start = end
-    if start < len(names):
-        yield start, len(names)
+    if start < end:
+        yield start, end

@@ -6,14 +6,11 @@ data sets on model hubs have it. The uri is ``FILE#ROW`` with the row's number i
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,11 +19,12 @@ from runner.data.sources.base import (
     CAPTION_FIELDS,
     IMAGE_FIELDS,
     MAX_RECORD_BYTES,
+    FileSource,
     Record,
     Shard,
-    Source,
     clean_caption,
     digest,
+    file_stamp,
 )
 from runner.errors import DataError
 
@@ -45,24 +43,10 @@ class _Part:
     rows: int
 
 
-class Parquet(Source):
+class Parquet(FileSource):
     """Parquet with bytes. ``fields`` names the columns of picture, caption and label (None = find picture, caption)."""
 
     kind = "parquet"
-
-    def __init__(
-        self,
-        files: Sequence[Path],
-        source_id: str,
-        spec: dict[str, Any],
-        *,
-        limit: int | None = None,
-        fields: dict[str, str | None],
-    ) -> None:
-        super().__init__(source_id, spec)
-        root = Path(os.path.commonpath([file.parent for file in files]))
-        self._paths = {quote(file.relative_to(root).as_posix(), safe="/ "): file for file in files}
-        self._limit, self._fields = limit, fields
 
     def shards(self) -> Sequence[Shard]:
         """Runs of row groups of about 2,000 rows; a damaged file becomes a problem and the others are read."""
@@ -71,8 +55,7 @@ class Parquet(Source):
             rows = part.rows if left is None else min(left, part.rows)
             left = None if left is None else left - rows
             if rows:
-                status = self._paths[part.file].stat()
-                stamp = digest([part.file, status.st_size, status.st_mtime_ns, part.groups, rows, self._fields])
+                stamp = digest([part.file, *file_stamp(self._paths[part.file]), part.groups, rows, self._fields])
                 part = _Part(part.file, part.groups, part.first, rows)
                 found.append(Shard(f"{part.file}#{part.first:09d}", stamp, rows, part))
         return found
