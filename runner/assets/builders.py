@@ -121,14 +121,29 @@ def distinct(names: list[str]) -> list[str]:
 
 def cifar10(staging: Path, built: Path, needs: Mapping[str, Path]) -> None:
     """One PNG row an image -> ``pixels.npy`` uint8 [n, 32, 32, 3] (RGB) and ``labels.json`` (one name an image)."""
+    rows, numbers = _cifar_sheet(staging)
+    _write_cifar(rows, numbers, built)
+
+
+def cifar10_first(staging: Path, built: Path, needs: Mapping[str, Path]) -> None:
+    """The first sheet of several whose labels stand in one file: as ``cifar10``, with as many labels as the sheet has rows."""
+    rows, numbers = _cifar_sheet(staging)
+    _write_cifar(rows, numbers[: len(rows)], built)
+
+
+def _cifar_sheet(staging: Path) -> tuple[Any, list[int]]:
     import json
 
     import numpy as np
     from PIL import Image
 
     with Image.open(staging / "batch.png") as picture:
-        rows = np.asarray(picture.convert("RGB"))
-    numbers = json.loads((staging / "labels.json").read_bytes())
+        return np.asarray(picture.convert("RGB")), json.loads((staging / "labels.json").read_bytes())
+
+
+def _write_cifar(rows: Any, numbers: list[int], built: Path) -> None:
+    import numpy as np
+
     if rows.shape != (len(numbers), 32 * 32, 3):
         raise AssetError(f"the CIFAR-10 sheet has shape {rows.shape} for {len(numbers)} labels")
     np.save(built / PIXELS, rows.reshape(-1, 32, 32, 3))
@@ -194,6 +209,7 @@ BUILDERS: Mapping[str, Builder] = {
     "cifar_resnet56": cifar_resnet56,
     "efficientnet_lite0": efficientnet_lite0,
     "cifar10": cifar10,
+    "cifar10_first": cifar10_first,
     "emoji": emoji,
     "stamps": stamps,
     "openclipart": openclipart,
