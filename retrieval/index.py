@@ -199,7 +199,10 @@ def _is_finished(folder: Path, manifest: dict[str, Any], structure: Structure) -
 def _recalls(index: Index, structure: Structure, made: Any) -> dict[str, float | None]:
     """What a structure that is not exact finds, with rows and with captions as queries."""
     queries = {} if structure.exact else {"": index.vectors, "caption_": index.caption_vectors}
-    return {f"{name}recall_at_100": measure(index.vectors, sample(found), made) for name, found in queries.items()}
+    return {
+        f"{name}recall_at_100": measure(index.vectors, sample(found), made, reranked=structure.reranked)
+        for name, found in queries.items()
+    }
 
 
 def _entry(source: Source, shards: list[dict[str, Any]]) -> dict[str, Any]:
@@ -380,6 +383,8 @@ def search(
     """
     rows, vectors = index.matrix(similarity)
     stored = index.faiss_index if similarity == "image" else None
-    exact = stored is None or index.structure.exact
-    similarities, places = (nearest if exact else nearly)(vectors, query_vectors, k, stored)
+    if stored is None or index.structure.exact:
+        similarities, places = nearest(vectors, query_vectors, k, stored)
+    else:
+        similarities, places = nearly(vectors, query_vectors, k, stored, index.structure.reranked)
     return similarities, rows[places]

@@ -18,9 +18,6 @@ from retrieval.vectors import blocks
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Similarities and places, both [queries, k], best first."""
 
-RERANKED = 10
-"""Candidates for each neighbour wanted where the structure is not exact."""
-
 _SLACK = 1e-4  # more than float32 summation can differ from float64 at unit norm
 _EXTRA = 32
 _CHUNK_VALUES = 2**23
@@ -44,8 +41,9 @@ def nearest(vectors: Any, queries: NDArray[np.float32], k: int, stored: Any = No
     return _decided(vectors, queries, places, count)
 
 
-def nearly(vectors: Any, queries: NDArray[np.float32], k: int, stored: Any) -> Found:
-    """As ``nearest``, among the ``10 k`` candidates that ``stored`` proposes for each query: it may miss neighbours.
+def nearly(vectors: Any, queries: NDArray[np.float32], k: int, stored: Any, reranked: int = 10) -> Found:
+    """As ``nearest``, among the ``reranked * k`` candidates that ``stored`` proposes for each query (and some more): it may
+    miss neighbours.
 
     Queries for which it proposes fewer than ``k`` (few lists looked through, lists nearly empty) are searched exactly.
     """
@@ -53,7 +51,7 @@ def nearly(vectors: Any, queries: NDArray[np.float32], k: int, stored: Any) -> F
     if count == 0 or len(queries) == 0:
         return _nothing(len(queries), count)
     queries = np.ascontiguousarray(queries, np.float32)
-    _, places = stored.search(queries, min(len(vectors), RERANKED * count))
+    _, places = stored.search(queries, min(len(vectors), reranked * count + _EXTRA))
     similarities, found = _decided(vectors, queries, places, count)
     short = found[:, -1] < 0
     if short.any():
@@ -61,12 +59,14 @@ def nearly(vectors: Any, queries: NDArray[np.float32], k: int, stored: Any) -> F
     return similarities, found
 
 
-def measure(vectors: Any, queries: NDArray[np.float32], stored: Any, k: int = MEASURED_K) -> float | None:
+def measure(
+    vectors: Any, queries: NDArray[np.float32], stored: Any, k: int = MEASURED_K, reranked: int = 10
+) -> float | None:
     """recall@k of ``stored``: mean share, over the queries, of found vectors that are as similar as the true k-th."""
     if not len(queries) or not len(vectors):
         return None
     true, _ = nearest(vectors, queries, k)
-    found, _ = nearly(vectors, queries, k, stored)
+    found, _ = nearly(vectors, queries, k, stored, reranked)
     return float((found >= true[:, -1:]).mean())
 
 

@@ -5,6 +5,7 @@ nlist     the power of two nearest to 4 sqrt(n) (in the exponent), at most n/39:
 sample    40 rows for each list, drawn without replacement with ``SEED``, at least 40 x 256 for PQ (or all rows).
 m         bytes of a PQ code: the largest divisor of dim that is at most dim/8 (64 for 512).
 nprobe    lists looked through: nlist/64, at least 8, at most nlist.
+reranked  candidates for each neighbour wanted: 10 where codes lose precision (PQ, and whatever was made elsewhere).
 
 Every choice is stored in the manifest, and beside it the share of the true 100 nearest that a search finds, over 200
 rows of the index as queries (``recall_at_100``) and over 200 captions, where it has some (``caption_recall_at_100``).
@@ -53,6 +54,11 @@ class Structure:
     def exact(self) -> bool:
         """Whether nothing can be missed."""
         return self.kind == "Flat"
+
+    @property
+    def reranked(self) -> int:
+        """Candidates for each neighbour wanted, to be ranked by the stored vectors."""
+        return 10 if self.adopted or "PQ" in self.kind else 1
 
     @classmethod
     def of(cls, manifest: dict[str, Any]) -> Structure:
@@ -109,6 +115,7 @@ def make(structure: Structure, vectors: Any, check: Callable[[], None] = lambda:
 def _train(found: Any, structure: Structure, vectors: Any) -> None:
     found.cp.seed = SEED
     if hasattr(found, "pq"):
+        found.do_polysemous_training = False  # orders codes for a search that is not used here, seconds a byte
         found.pq.cp.seed = SEED
         found.pq.cp.min_points_per_centroid = 1  # a forced PQ on few rows is the user's wish, no reason for warnings
     chosen = np.random.default_rng(SEED).choice(len(vectors), structure.trained_on, replace=False)
