@@ -638,3 +638,94 @@ CREATE TABLE c2b_b2t (
   class_acc DOUBLE NOT NULL,  -- accuracy over all pictures of the class
   mark VARCHAR NOT NULL  -- empty: score below 0 or undefined; M: positive for another class too; S: for this class
 );
+
+-- What was measured on pictures of faces.
+CREATE TABLE face_measurement (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  uri VARCHAR NOT NULL,  -- picture
+  measure VARCHAR NOT NULL,  -- name of a part (its share of the picture), hair_luminance, background_luminance
+  value DOUBLE  -- 0 to 1; NULL where the part is not in the picture
+);
+
+-- How often a classifier gives an answer, by bins of a measured circumstance. The answer is not checked: there is no true label.
+CREATE TABLE c2b_association (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  classifier VARCHAR NOT NULL,  -- name in the spec
+  outcome VARCHAR NOT NULL,  -- the answer that is counted
+  circumstance VARCHAR NOT NULL,  -- measure
+  bin INTEGER NOT NULL,  -- 0 = least of it
+  low_edge DOUBLE NOT NULL,  -- least value of the bin
+  high_edge DOUBLE NOT NULL,  -- greatest value of the bin
+  n BIGINT NOT NULL,  -- pictures
+  k BIGINT NOT NULL,  -- pictures with the answer
+  rate DOUBLE,  -- k / n
+  wilson_low DOUBLE,  -- 95% interval of the rate
+  wilson_high DOUBLE,  -- 95% interval of the rate
+  difference DOUBLE,  -- rate minus the mean rate of the other bins
+  difference_low DOUBLE,  -- 95% MOVER interval
+  difference_high DOUBLE,  -- 95% MOVER interval
+  fisher_p DOUBLE,  -- Fisher exact, against the other bins pooled
+  q_bh DOUBLE,  -- Benjamini-Hochberg over the rows of this table
+  gap DOUBLE,  -- rate minus that of the lowest bin; NULL there
+  gap_low DOUBLE,  -- 95% Newcombe interval
+  gap_high DOUBLE  -- 95% Newcombe interval
+);
+
+-- What a classifier's answer does when one circumstance of the same generated people is changed.
+CREATE TABLE c2b_counterfactual (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  classifier VARCHAR NOT NULL,  -- name in the spec
+  outcome VARCHAR NOT NULL,  -- the answer that is counted
+  circumstance VARCHAR NOT NULL,  -- measure that was to change
+  kind VARCHAR NOT NULL,  -- edit, or placebo: a random change of equal length
+  people BIGINT NOT NULL,  -- people drawn twice, with less and with more
+  pairs BIGINT NOT NULL,  -- of them, pairs that pass the manipulation check (placebo: all)
+  both_yes BIGINT NOT NULL,  -- the answer with less and with more
+  gained BIGINT NOT NULL,  -- the answer with more alone
+  lost BIGINT NOT NULL,  -- the answer with less alone
+  neither BIGINT NOT NULL,  -- the answer with neither
+  effect DOUBLE,  -- (gained - lost) / pairs
+  low DOUBLE,  -- 95% Newcombe interval for pairs
+  high DOUBLE,  -- 95% Newcombe interval for pairs
+  mcnemar_p DOUBLE,  -- exact test on the pairs that differ
+  q_bh DOUBLE,  -- Benjamini-Hochberg over the edits of this table
+  score_change DOUBLE,  -- mean change of the answer's probability
+  score_low DOUBLE,  -- 95% t interval
+  score_high DOUBLE,  -- 95% t interval
+  wanted_change DOUBLE NOT NULL,  -- change of the measure that was aimed at, in standard deviations of the people
+  measured_change DOUBLE,  -- mean change that was measured again, in the same unit
+  measured_low DOUBLE,  -- 95% t interval
+  measured_high DOUBLE,  -- 95% t interval
+  side_effects JSON NOT NULL,  -- mean change of every other measure in standard deviations: {measure: [mean, low, high]}
+  fit DOUBLE,  -- R2 of the measure on styles, on people left out
+  step_length DOUBLE NOT NULL,  -- length of the edit in whitened style space
+  identity_cosine DOUBLE  -- mean cosine of a face descriptor between less and more
+);
+
+-- Pairs of one generated person, with less and with more of a circumstance.
+CREATE TABLE c2b_pair (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  classifier VARCHAR NOT NULL,  -- name in the spec
+  circumstance VARCHAR NOT NULL,  -- measure that was to change
+  kind VARCHAR NOT NULL,  -- edit, placebo
+  uri VARCHAR NOT NULL,  -- the unedited picture of this person
+  measured_less DOUBLE,  -- the measure with less
+  measured_more DOUBLE,  -- the measure with more
+  kept BOOLEAN NOT NULL,  -- passed the manipulation check
+  reason VARCHAR,  -- why not
+  outcome_less BOOLEAN NOT NULL,  -- the answer with less
+  outcome_more BOOLEAN NOT NULL,  -- the answer with more
+  score_less DOUBLE NOT NULL,  -- its probability with less
+  score_more DOUBLE NOT NULL,  -- its probability with more
+  identity_cosine DOUBLE,  -- cosine of a face descriptor between the two
+  thumbnail_less BLOB,  -- JPEG of 128 px, for the people that are shown
+  thumbnail_more BLOB  -- JPEG of 128 px, for the people that are shown
+);
