@@ -176,6 +176,28 @@ def _names(text: str | None) -> list[str] | None:
     return [name.strip() for name in text.split(",") if name.strip()] if text else None
 
 
+@app.command(epilog="Example: runner convert net.pt --sha256 HASH --architecture timm:resnet18 --output net")
+def convert(
+    file: Annotated[Path, typer.Argument(help="Pickled PyTorch network, TorchScript, .pt2, or folder with a .bin.")],
+    output: Annotated[Path, typer.Option(help="The new folder.", metavar="DIR")],
+    sha256: Annotated[str | None, typer.Option(help="Hash of the file that may run its code, confined.")] = None,
+    architecture: Annotated[str | None, typer.Option(help="The weights' network: timm:NAME, torchvision:NAME.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Class names in the model's order, comma-separated.")] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(help="As in a spec: '{size: 224, mean: [...], std: [...]}'.")
+    ] = None,
+) -> None:
+    """Take the weights out of a file that could run code, in a confined process, and write safetensors."""
+    from runner.models.classifier.convert import convert as run
+    from runner.models.classifier.convert import parse_preprocess
+
+    done = run(
+        file, output, sha256=sha256, architecture=architecture, labels=_names(classes),
+        preprocess=parse_preprocess(preprocess),
+    )  # fmt: skip
+    typer.echo("\n".join([f"{done.folder}: {done.tensors} tensors", *done.lines]))
+
+
 # --- specs -----------------------------------------------------------------------------------------------------------
 
 

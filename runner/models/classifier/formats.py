@@ -11,11 +11,15 @@ from runner.models.classifier.sniff import Finding
 
 @dataclass(frozen=True)
 class Format:
-    """One format: its ``title`` in messages; ``refusal`` and ``advice`` where it is not loaded."""
+    """One format: its ``title`` in messages; ``refusal`` and ``advice`` where it is not loaded.
+
+    ``opt_in``: whether `trust: code` with the file's SHA-256 lets it run in a confined process.
+    """
 
     title: str
     refusal: str = ""
     advice: str = ""
+    opt_in: bool = False
 
     @property
     def loaded(self) -> bool:
@@ -23,7 +27,7 @@ class Format:
         return not self.refusal
 
 
-_CONVERT = "Ask its author for safetensors or ONNX, or convert it in a sandbox you can lose."
+_CONVERT = "Ask its author for safetensors or ONNX, or take its weights out with `runner convert`."
 _EXPORT = "Export it to ONNX, or save its weights as safetensors, where you trust it to run."
 _RUNS_CODE = "reading it runs whatever code its author put in"
 
@@ -33,16 +37,17 @@ FORMATS: dict[str, Format] = {
     "safetensors": Format("a safetensors file"),
     "state_dict": Format("a PyTorch state dict"),
     "onnx": Format("an ONNX model"),
-    "pickled_module": Format("a pickled PyTorch object with its own classes", _RUNS_CODE, _CONVERT),
-    "pickle": Format("a Python pickle (joblib, scikit-learn, fastai, Lightning, ...)", _RUNS_CODE, _CONVERT),
+    "pickled_module": Format("a pickled PyTorch object with its own classes", _RUNS_CODE, _CONVERT, opt_in=True),
+    "pickle": Format("a Python pickle (joblib, scikit-learn, fastai, Lightning, ...)", _RUNS_CODE, _CONVERT, opt_in=True),
     "torchscript": Format(
-        "a TorchScript archive", "its graph is a program that can read any file of yours", _EXPORT
+        "a TorchScript archive", "its graph is a program that can read any file of yours", _EXPORT, opt_in=True
     ),
     "pt2": Format(
-        "a torch.export archive", "reading it falls back to unrestricted unpickling of its sample inputs", _EXPORT
+        "a torch.export archive", "reading it falls back to unrestricted unpickling of its sample inputs", _EXPORT, opt_in=True
     ),
-    "keras": Format("a Keras archive", "its config may name arbitrary functions and hold byte code", _EXPORT),
-    "keras_h5": Format("a Keras HDF5 file", "its config may hold byte code, and HDF5 may link to other files", _EXPORT),
+    "keras": Format("a Keras archive"),
+    "keras_h5": Format("a Keras HDF5 file"),
+    "runner_model": Format("a model folder that `runner convert` wrote"),
     "tensorflow": Format("a TensorFlow SavedModel", "its graph is a program that can read and write files", _EXPORT),
     "tflite": Format("a TensorFlow Lite model", "there is no loader for it", "Convert it to ONNX."),
     "tfjs": Format("a TensorFlow.js model", "there is no loader for it", "Convert it to ONNX."),
@@ -58,17 +63,17 @@ FORMATS: dict[str, Format] = {
     "unknown": Format(
         "of no known format",
         "it matches no model format that is known",
-        "Expected: a Hugging Face or timm folder, safetensors, a PyTorch state dict, or ONNX.",
+        "Expected: a Hugging Face or timm folder, safetensors, a PyTorch state dict, ONNX, or Keras.",
     ),
 }  # fmt: skip
 
 LOADED = tuple(name for name, entry in FORMATS.items() if entry.loaded)
 
 
-def admit(path: Path, found: Finding, declared: str) -> str:
+def admit(path: Path, found: Finding, declared: str, *, opted_in: bool = False) -> str:
     """The format to load ``path`` as. Raises ``ModelRefused`` for formats that are not loaded, or not the declared."""
     entry = FORMATS[found.format]
-    if not entry.loaded:
+    if not entry.loaded and not (opted_in and entry.opt_in):
         raise ModelRefused(
             f"{path}: refused: this is {entry.title} ({found.detail}), and {entry.refusal}.", hint=entry.advice
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,11 @@ from runner.models.registry import ModelConfig, Services, model_link, provider
 from runner.references import InputPath
 from runner.steps import ModelHandle
 
-_SPEED_ONLY = {"batch_size", "threads"}
+_NO_EFFECT = {"batch_size", "threads", "trust", "sha256"}
+"""What changes no result: the file itself enters the key by what it contains."""
+
+
+HubName = Annotated[str, Field(pattern=r"^hf-hub:[\w.\-]+/[\w.\-]+(@[\w.\-]+)?$")]
 
 
 class _FromPath(ModelConfig):
@@ -28,6 +32,12 @@ class _FromPath(ModelConfig):
     )
     head: Literal["softmax", "multilabel"] = Field(default="softmax", description="one of many, or several at once")
     batch_size: int = Field(default=64, ge=1, le=4096, description="images in one forward pass; changes no result")
+    trust: Literal["none", "code"] = Field(
+        default="none", description="code: this one file, pinned by sha256, may run its code in a confined process"
+    )
+    sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="the file must have this SHA-256; folders: their weights"
+    )
 
     @model_validator(mode="after")
     def _one_source_of_labels(self) -> _FromPath:
@@ -36,27 +46,31 @@ class _FromPath(ModelConfig):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Everything but the speed settings."""
-        return self.model_dump(mode="python", exclude=_SPEED_ONLY)
+        """Everything but what changes no result."""
+        return self.model_dump(mode="python", exclude=_NO_EFFECT)
 
     def _load(self, services: Services, **more: Any) -> Classifier:
+        from runner.models.classifier.hub import HUB, fetch
         from runner.models.classifier.labels import read_labels
 
+        place = fetch(self.path) if self.path.startswith(HUB) else services.resolve(self.path)
         named = self.labels if self.labels_file is None else read_labels(services.resolve(self.labels_file))
         return load_classifier(
-            services.resolve(self.path),
+            place,
             labels=named,
             preprocess=self.preprocess,
             head=self.head,
             device=services.device,
             batch_size=self.batch_size,
+            trust=self.trust,
+            sha256=self.sha256,
             **more,
         )
 
 
 @provider("huggingface")
 class HuggingFaceClassifier(_FromPath):
-    """A local Hugging Face image-classification folder (safetensors only, no code of its own)."""
+    """A local Hugging Face image-classification folder (safetensors; pytorch_model.bin after opting in; no code)."""
 
     provider: Literal["huggingface"] = "huggingface"
 
@@ -70,9 +84,13 @@ class FileClassifier(_FromPath):
     """A classifier in a file or folder of any supported format, recognised from its content."""
 
     provider: Literal["file"] = "file"
-    format: Literal["auto", "huggingface", "timm", "safetensors", "state_dict", "onnx"] = Field(
-        default="auto", description="refuse the file unless it is this; auto takes what it is"
+    path: InputPath | HubName = Field(  # type: ignore[assignment]
+        description="the model's file or folder, asset:NAME, or hf-hub:OWNER/NAME[@REVISION] of a timm model"
     )
+    format: Literal[
+        "auto", "huggingface", "timm", "safetensors", "state_dict", "onnx", "keras", "keras_h5", "runner_model",
+        "torchscript", "pt2", "pickled_module", "pickle",
+    ] = Field(default="auto", description="refuse the file unless it is this; auto takes what it is")  # fmt: skip
     architecture: str | None = Field(
         default=None,
         pattern=r"^(timm|torchvision|runner):[\w.\-]+$",

@@ -62,6 +62,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _folder(path: Path) -> Finding:
+    if (path / "runner-model.json").is_file():
+        return Finding("runner_model", "runner-model.json")
     if (path / "config.json").is_file():
         config = read_json(path / "config.json")
         if isinstance(config.get("architecture"), str) and "model_type" not in config:

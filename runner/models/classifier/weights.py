@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 
 
+class RestrictedLoadFailed(ModelRefused):
+    """The restricted unpickler refused a checkpoint."""
+
+
 def sha256_of(paths: Iterable[Path]) -> str:
     """SHA-256 (hex) over the bytes of the files, in the given order."""
     digest = hashlib.sha256()
@@ -51,9 +55,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler meets hostile bytes: whatever it raises, the file is refused
-        raise ModelRefused(
+        raise RestrictedLoadFailed(
             f"{path}: refused: the checkpoint holds more than tensors, or is damaged ({_reason(error)})",
-            hint="Ask its author for safetensors. It is never read without the restriction.",
+            hint="Ask its author for safetensors. Without the restriction it is only read in a confined process, after "
+            f"`trust: code` and `sha256: {sha256_of([path])}`.",
         ) from error
     return _tensors_of(content, path)
 

@@ -5,7 +5,7 @@ layers hold, and then serves requests over two pipes (JSON headers and raw bytes
 believed. Linux on x86-64 and arm64 only; elsewhere nothing can be confined, and so nothing is started.
 """
 
-from runner.models.sandbox.process import Limits, Sandbox
+from runner.models.sandbox.process import Limits, Sandbox, printable
 from runner.models.sandbox.wire import SandboxFailure
 
-__all__ = ["Limits", "Sandbox", "SandboxFailure"]
+__all__ = ["Limits", "Sandbox", "SandboxFailure", "printable"]

@@ -29,6 +29,12 @@ _SYSTEM = (
     "/sys/devices/system/cpu", "/dev/urandom",
 )  # fmt: skip
 
+_ENVIRONMENT = {
+    "LANG": "C.UTF-8", "HOME": "/nonexistent", "PATH": "/nonexistent", "HF_HUB_OFFLINE": "1",
+    "TORCHINDUCTOR_CACHE_DIR": "/",  # must exist; nothing can be written there
+}  # fmt: skip
+"""All of it: no secret of the parent's environment reaches the child."""
+
 # A child dies with the *thread* that started it (PR_SET_PDEATHSIG), so one thread that lasts starts them all.
 _starter = ThreadPoolExecutor(1, thread_name_prefix="sandbox")
 
@@ -132,12 +138,12 @@ class Sandbox:
         except EOFError:
             self._fail(self._death())
         except (ValueError, UnicodeDecodeError) as error:
-            self._fail(f"sent something that is no reply: {_printable(error)}")
+            self._fail(f"sent something that is no reply: {printable(error)}")
         raise AssertionError  # _fail raises
 
     def _check(self, reply: dict[str, Any]) -> None:
         if "error" in reply:
-            raise ModelRefused(_printable(reply.get("text") or reply["error"]))
+            raise ModelRefused(printable(reply.get("text") or reply["error"]))
 
     def _fail(self, what: str) -> None:
         self.close()
@@ -171,7 +177,7 @@ def _start(
         process = subprocess.Popen(  # noqa: S603  our own interpreter, our own code
             [sys.executable, "-I", "-B", "-c", _START, json.dumps(given), json.dumps(paths)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env={"LANG": "C.UTF-8", "HOME": "/nonexistent", "PATH": "/nonexistent", "HF_HUB_OFFLINE": "1", **threads, **environment},
+            env={**_ENVIRONMENT, **threads, **environment},
             cwd="/", pass_fds=kept, start_new_session=True,
         )  # fmt: skip
     finally:
@@ -201,7 +207,7 @@ def _end(process: subprocess.Popen[bytes], channel: Channel) -> None:
     channel.close()
 
 
-def _printable(value: object) -> str:
+def printable(value: object) -> str:
     """A stranger's text on one line, without control characters, at most 500 long."""
     text = "".join(c if c.isprintable() else " " for c in str(value))
     return text if len(text) <= 500 else text[:500] + "..."

@@ -13,13 +13,13 @@ import struct
 import time
 from typing import Any
 
-from runner.errors import RunnerError
+from runner.errors import ModelRefused
 
 PREFIX = struct.Struct("<IQ")
 MAX_HEADER = 4 << 20
 
 
-class SandboxFailure(RunnerError):
+class SandboxFailure(ModelRefused):
     """The child crashed, hung, or sent something that is no reply."""
 
 

@@ -130,8 +130,6 @@ REFUSED = {
     torchscript: "torchscript",
     exported: "pt2",
     keras: "keras",
-    keras_h5: "keras_h5",
-    keras_h5_behind_user_block: "keras_h5",
     gguf: "gguf",
     tflite: "tflite",
     tfjs: "tfjs",
@@ -141,3 +139,6 @@ REFUSED = {
     text: "unknown",
     empty: "unknown",
 }
+
+
+REFUSED_IN_A_CHILD = {keras_h5: "keras_h5", keras_h5_behind_user_block: "keras_h5"}
