@@ -198,6 +198,7 @@ STEP_MODULES = (
     "runner.nodes.bias.evaluation_steps",
     "runner.nodes.bias.compare_steps",
     "runner.nodes.encoder.steps",
+    "runner.nodes.faces.steps",
 )
 ENTRY_POINT_GROUP = "runner.steps"
 

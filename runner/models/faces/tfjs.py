@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from runner.errors import ModelRefused
 
@@ -137,7 +137,7 @@ def _padded(node: Node, x: Tensor, kernel: tuple[int, int], value: float = 0.0) 
         raise ModelRefused(f"{node['name']}: padding {kind!r} is not known here")
     strides, dilations = _pair(node, "strides"), _pair(node, "dilations")
     rows, columns = (same_padding(x.shape[2 + i], kernel[i], strides[i], dilations[i]) for i in (0, 1))
-    return F.pad(x, (*columns, *rows), value=value)
+    return functional.pad(x, (*columns, *rows), value=value)
 
 
 # --- operators -------------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def _padded(node: Node, x: Tensor, kernel: tuple[int, int], value: float = 0.0) 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Relu": torch.relu,
     "Relu6": lambda x: x.clamp(0, 6),
-    "Elu": F.elu,
+    "Elu": functional.elu,
 }
 
 
@@ -167,7 +167,9 @@ def _finish(node: Node, x: Tensor, more: Sequence[Tensor]) -> Tensor:
 def _convolution(node: Node, x: Tensor, kernel: Tensor, *more: Tensor) -> Tensor:
     """``kernel`` is [h, w, inside, outside]."""
     given = _padded(node, x.permute(0, 3, 1, 2), (kernel.shape[0], kernel.shape[1]))
-    made = F.conv2d(given, kernel.permute(3, 2, 0, 1), stride=_pair(node, "strides"), dilation=_pair(node, "dilations"))
+    made = functional.conv2d(
+        given, kernel.permute(3, 2, 0, 1), stride=_pair(node, "strides"), dilation=_pair(node, "dilations")
+    )
     return _finish(node, made.permute(0, 2, 3, 1), more)
 
 
@@ -176,14 +178,16 @@ def _depthwise(node: Node, x: Tensor, kernel: Tensor, *more: Tensor) -> Tensor:
     rows, columns, channels, multiplier = kernel.shape
     given = _padded(node, x.permute(0, 3, 1, 2), (rows, columns))
     weights = kernel.permute(2, 3, 0, 1).reshape(channels * multiplier, 1, rows, columns)
-    made = F.conv2d(given, weights, stride=_pair(node, "strides"), dilation=_pair(node, "dilations"), groups=channels)
+    made = functional.conv2d(
+        given, weights, stride=_pair(node, "strides"), dilation=_pair(node, "dilations"), groups=channels
+    )
     return _finish(node, made.permute(0, 2, 3, 1), more)
 
 
 def _max_pool(node: Node, x: Tensor) -> Tensor:
     kernel = _pair(node, "ksize")
     given = _padded(node, x.permute(0, 3, 1, 2), kernel, value=-torch.inf)
-    return F.max_pool2d(given, kernel, _pair(node, "strides")).permute(0, 2, 3, 1)
+    return functional.max_pool2d(given, kernel, _pair(node, "strides")).permute(0, 2, 3, 1)
 
 
 def _matmul(node: Node, x: Tensor, matrix: Tensor, *more: Tensor) -> Tensor:
@@ -208,7 +212,7 @@ def _max(node: Node, x: Tensor, axes: Tensor) -> Tensor:
 
 
 def _pad(node: Node, x: Tensor, widths: Tensor) -> Tensor:
-    return F.pad(x, [int(w) for pair in widths.flip(0).tolist() for w in pair])
+    return functional.pad(x, [int(w) for pair in widths.flip(0).tolist() for w in pair])
 
 
 OPERATORS: Mapping[str, Callable[..., Tensor]] = {

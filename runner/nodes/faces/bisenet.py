@@ -10,16 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from runner.errors import ModelRefused
+from runner.nodes.faces.parts import PARTS
 
-PARTS = (
-    "background", "skin", "l_brow", "r_brow", "l_eye", "r_eye", "eye_glasses", "l_ear", "r_ear", "ear_ring", "nose",
-    "mouth", "upper_lip", "lower_lip", "neck", "necklace", "cloth", "hair", "hat",
-)  # fmt: skip
-"""Classes in the order of the network's output."""
 SIDE = 512
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -59,7 +55,7 @@ class ResNet18(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[n, 3, h, w] -> 128, 256 and 512 channels."""
-        x = F.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        x = functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
         eighth = self.layer2(self.layer1(x))
         sixteenth = self.layer3(eighth)
         return eighth, sixteenth, self.layer4(sixteenth)
@@ -109,8 +105,8 @@ class ContextPath(nn.Module):
         """(ResNet's features at 1/8, context at 1/8), 128 channels each."""
         eighth, sixteenth, last = self.resnet(x)
         average = self.conv_avg(last.mean((2, 3), keepdim=True))
-        context = self.conv_head32(F.interpolate(self.arm32(last) + average, sixteenth.shape[2:]))
-        return eighth, self.conv_head16(F.interpolate(self.arm16(sixteenth) + context, eighth.shape[2:]))
+        context = self.conv_head32(functional.interpolate(self.arm32(last) + average, sixteenth.shape[2:]))
+        return eighth, self.conv_head16(functional.interpolate(self.arm16(sixteenth) + context, eighth.shape[2:]))
 
 
 class FeatureFusion(nn.Module):
@@ -157,7 +153,7 @@ class BiSeNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalised pictures [n, 3, h, w] -> class scores [n, 19, h, w]."""
         scores = self.conv_out(self.ffm(*self.cp(x)))
-        return F.interpolate(scores, x.shape[2:], mode="bilinear", align_corners=True)
+        return functional.interpolate(scores, x.shape[2:], mode="bilinear", align_corners=True)
 
 
 def load_parser(path: Path) -> BiSeNet:
@@ -178,7 +174,7 @@ def parse(network: BiSeNet, pictures: Tensor) -> Tensor:
     """Part of each pixel, int64 [n, 512, 512] (an index into ``PARTS``), of RGB pictures uint8 [n, h, w, 3]."""
     x = pictures.permute(0, 3, 1, 2).float() / 255
     if x.shape[2:] != (SIDE, SIDE):
-        x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False)
+        x = functional.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False)
     x = (x - torch.tensor(_MEAN)[:, None, None]) / torch.tensor(_STD)[:, None, None]
     labels: Tensor = network(x).argmax(1)
     return labels
