@@ -95,7 +95,7 @@ def embed_shard(
     unreadable: list[tuple[str, str, str]] = []
     batch: dict[str, _Seen] = {}
     count = 0
-    for seen in _ahead(look, records, workers=workers, window=2 * batch_size):
+    for seen in ahead(look, records, workers=workers, window=2 * batch_size):
         ctx.check()
         count += 1
         ctx.advance("images")
@@ -128,7 +128,7 @@ def encode_texts(encoder: ImageTextEncoder, texts: list[str]) -> NDArray[np.floa
     return np.concatenate(parts)[[place[text] for text in texts]]
 
 
-def _ahead(work: Callable[[T], R], items: Iterable[T], *, workers: int, window: int) -> Iterator[R]:
+def ahead(work: Callable[[T], R], items: Iterable[T], *, workers: int, window: int) -> Iterator[R]:
     """``map`` in threads, in order, with at most ``window`` items under way."""
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:

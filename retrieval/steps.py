@@ -1,4 +1,5 @@
-"""Steps of retrieval: ``retrieval.index``, ``retrieval.search``, ``retrieval.folder_tree``. Light: imported to validate."""
+"""Steps of retrieval: ``retrieval.index``, ``retrieval.import_clip_retrieval``, ``retrieval.search``,
+``retrieval.folder_tree``. Light: imported to validate."""
 
 from __future__ import annotations
 
@@ -67,6 +68,35 @@ def index(
 def _shared(ctx: StepContext, encoder: ImageTextEncoder, sources: list[Source]) -> Any:
     """The workspace's folder for this encoder and these sources, wherever they grow to."""
     return ctx.shared / "indexes" / item_key(encoder.identity, sorted(item_key(s.spec) for s in sources))[:24]
+
+
+@step("retrieval.import_clip_retrieval", version="1")
+def import_clip_retrieval(
+    ctx: StepContext,
+    *,
+    encoder: ImageTextEncoder,
+    folder: InputPath,
+    root: Annotated[InputPath, Field(description="folder that holds the pictures which the metadata name")],
+    structure: Annotated[
+        InputPath | None, Field(description="autofaiss output over the same rows: a folder with knn.index, or the file")
+    ] = None,
+    skip_damaged: Annotated[bool, Field(description="leave damaged partitions out instead of stopping")] = False,
+    faiss: FaissKind = "auto",
+    nprobe: Probes | None = None,
+) -> ImageIndex:
+    """Take over the image embeddings of a clip-retrieval folder; ``encoder`` is the CLIP model that made them."""
+    from pathlib import Path
+
+    from retrieval.adopt import import_folder
+    from retrieval.tables import sources_table
+
+    target = ctx.folder("index")
+    made = import_folder(
+        ctx.shared / "indexes" / item_key("clip-retrieval", encoder.identity, folder, root)[:24],
+        Path(folder), root, encoder, ctx, structure=None if structure is None else Path(structure),
+        skip_damaged=skip_damaged, faiss=faiss, nprobe=nprobe, export_to=target,
+    )  # fmt: skip
+    return ImageIndex(index=target, sources=sources_table(made.sources))
 
 
 @step("retrieval.search", version="2", estimate=_index_cost)

@@ -53,7 +53,7 @@ class Structure:
     @property
     def exact(self) -> bool:
         """Whether nothing can be missed."""
-        return self.kind == "Flat"
+        return self.kind == "Flat" and not self.adopted
 
     @property
     def reranked(self) -> int:

@@ -47,7 +47,9 @@ def options(**more):
 
 def test_the_steps_are_registered_with_what_a_spec_may_write(tmp_path):
     steps = {name: d for name, d in load_steps().items() if name.startswith("retrieval.")}
-    assert set(steps) == {"retrieval.index", "retrieval.search", "retrieval.folder_tree"}
+    assert set(steps) == {
+        "retrieval.index", "retrieval.import_clip_retrieval", "retrieval.search", "retrieval.folder_tree"
+    }  # fmt: skip
     corpus = steps["retrieval.search"].params["corpus"]
     assert corpus.artifacts == (ImageIndex,) and corpus.many == "one"
     (tmp_path / "photos").mkdir()
