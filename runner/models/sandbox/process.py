@@ -151,7 +151,7 @@ class Sandbox:
 
     def _death(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
+            self._process.wait(1)
         code = self._process.returncode
         if code is not None and code < 0:
             return f"was ended by {signal.Signals(-code).name} (crash, or a limit)"
