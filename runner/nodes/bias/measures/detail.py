@@ -38,7 +38,7 @@ def clutter(pixels: Pixels) -> float:
 def _slope(plane: FloatArray) -> FloatArray:
     """Length of the gradient per pixel; the Sobel kernels add up to 8 on a slope of 1."""
     across, down = (ndimage.sobel(plane, axis=axis, mode="reflect") / 8 for axis in (1, 0))
-    return np.hypot(across, down)
+    return np.asarray(np.hypot(across, down))
 
 
 def flatness(pixels: Pixels) -> float:

@@ -13,7 +13,7 @@ TOLERANCE = 8
 
 def aspect(pixels: Pixels) -> float:
     """Width over height; 1 = square."""
-    return pixels.shape[1] / pixels.shape[0]
+    return float(pixels.shape[1] / pixels.shape[0])
 
 
 def border(pixels: Pixels) -> float:
