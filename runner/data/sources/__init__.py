@@ -20,9 +20,11 @@ from runner.data.sources.specs import (
     Corpus,
     FolderSource,
     FolderTreeSource,
+    Img2DatasetSource,
     PackagedSource,
     ParquetSource,
     SourceSpec,
+    UrlsSource,
     WebDatasetSource,
 )
 from runner.errors import DataError
@@ -33,6 +35,7 @@ __all__ = [
     "Corpus",
     "FolderSource",
     "FolderTreeSource",
+    "Img2DatasetSource",
     "PackagedSource",
     "ParquetSource",
     "Problem",
@@ -41,6 +44,7 @@ __all__ = [
     "Shard",
     "Source",
     "SourceSpec",
+    "UrlsSource",
     "WebDatasetSource",
     "is_here",
     "open_source",
@@ -141,6 +145,32 @@ def _parquet(spec: ParquetSource) -> Source:
     return Parquet(files, spec.name or files[0].parent.name, spec.plain(), limit=spec.limit, fields=fields)
 
 
+def _img2dataset(spec: Img2DatasetSource) -> Source:
+    from runner.data.sources.img2dataset import Img2Dataset
+
+    root = _local(spec.img2dataset)
+    crop, verify = str(spec.crop_borders).lower(), str(spec.verify_sha256).lower()
+    return Img2Dataset(root, spec.name or root.name, spec.plain(), limit=spec.limit, crop=crop, verify=verify)  # type: ignore[arg-type]
+
+
+def _urls(spec: UrlsSource) -> Source:
+    from runner.data.sources.download import Fetcher
+    from runner.data.sources.urls import Columns, Urls
+
+    files = _files(spec.urls)
+    fetcher = Fetcher(timeout=spec.timeout, max_bytes=spec.max_bytes)
+    return Urls(
+        files,
+        spec.name or files[0].name.partition(".")[0] or "urls",
+        spec.plain(),
+        limit=spec.limit,
+        columns=Columns(spec.url_column, spec.caption_column, spec.columns),
+        fetcher=fetcher,
+        cache=None if spec.cache is None else Path(spec.cache),
+        concurrency=spec.concurrency,
+    )
+
+
 def _packaged(spec: PackagedSource) -> Source:
     from runner.data.sources.packaged import Packaged
 
@@ -152,6 +182,8 @@ _OPENERS: dict[type, Callable[[Any], Source]] = {
     FolderSource: _folder,
     FolderTreeSource: _folder_tree,
     WebDatasetSource: _webdataset,
+    Img2DatasetSource: _img2dataset,
     ParquetSource: _parquet,
+    UrlsSource: _urls,
     PackagedSource: _packaged,
 }

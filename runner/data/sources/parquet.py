@@ -83,7 +83,7 @@ class Parquet(FileSource):
             return None
         usual = (*IMAGE_FIELDS, "image", "image_bytes", "bytes", "img") if role == "image" else CAPTION_FIELDS
         folded = {column.lower(): column for column in reversed(schema.names)}
-        found = [folded[c] for c in usual if c in folded and (role != "image" or _holds_bytes(schema, folded[c]))]
+        found = [folded[c] for c in usual if c in folded and (role != "image" or holds_bytes(schema, folded[c]))]
         if role == "image" and not found:
             raise DataError(
                 f"{name} has no column of picture bytes; it has {', '.join(schema.names)}",
@@ -173,7 +173,8 @@ def _cut(file: str, group_rows: list[int]) -> Iterator[_Part]:
             groups, first, rows = [], first + rows, 0
 
 
-def _holds_bytes(schema: pa.Schema, name: str) -> bool:
+def holds_bytes(schema: pa.Schema, name: str) -> bool:
+    """Whether a column holds bytes, bare or as a struct with a ``bytes`` member."""
     kind = schema.field(name).type
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0

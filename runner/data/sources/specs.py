@@ -6,10 +6,21 @@ The key says the kind. pydantic judges; ``open_source`` opens. Light: imported t
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    model_validator,
+)
 
+from runner.data.sources.base import MAX_RECORD_BYTES
 from runner.references import ASSET_SCHEME, AssetRef, InputPath
 
 Name = Annotated[str, Field(pattern=r"^[^/\x00-\x1f]{1,200}$", description="name of the source in the results")]
@@ -64,6 +75,52 @@ class ParquetSource(_SourceModel):
     label_field: Annotated[str, Field(description="column of true labels, for checking afterwards")] | None = None
 
 
+class Img2DatasetSource(_SourceModel):
+    """Output folder of img2dataset: tar files, folders or Parquet, with the Parquet file of each shard."""
+
+    key: ClassVar[str] = "img2dataset"
+    img2dataset: InputPath
+    crop_borders: Annotated[
+        bool | Literal["auto"],
+        Field(description="cut off white bars: where img2dataset put them (auto), wherever they are, or never"),
+    ] = "auto"
+    verify_sha256: Annotated[
+        bool | Literal["auto"],
+        Field(
+            description="compare with the Parquet file's hashes: where pictures were stored unchanged (auto), or not"
+        ),
+    ] = "auto"
+
+
+def _below_base(value: str, info: ValidationInfo) -> str:
+    """Absolute, but no path that the planner would key by its content: what a cache holds changes nothing."""
+    return str(Path((info.context or {}).get("base", Path.cwd()), Path(value).expanduser()).absolute())
+
+
+class UrlsSource(_SourceModel):
+    """Links to pictures in Parquet, CSV, TSV, JSON lines or text; fetched when they are first needed, then kept."""
+
+    key: ClassVar[str] = "urls"
+    urls: InputPath | list[InputPath]
+    columns: (
+        Annotated[
+            list[str], Field(min_length=1, description="names of the columns of CSV or TSV without a header, in order")
+        ]
+        | None
+    ) = None
+    url_column: Annotated[str, Field(description="column of links")] | None = None
+    caption_column: Annotated[str, Field(description="column of captions")] | None = None
+    cache: (
+        Annotated[
+            str, Field(min_length=1, description="folder that keeps what was fetched"), AfterValidator(_below_base)
+        ]
+        | None
+    ) = None
+    timeout: Annotated[float, Field(gt=0, le=600, description="seconds for one link, redirects included")] = 30.0
+    max_bytes: Annotated[int, Field(ge=1, le=MAX_RECORD_BYTES, description="largest picture")] = 32 * 2**20
+    concurrency: Annotated[int, Field(ge=1, le=64, description="links fetched at a time")] = 16
+
+
 def _asset_name(value: str) -> AssetRef:
     # An AssetRef, so that the planner fetches the set before anything is keyed.
     return AssetRef(ASSET_SCHEME + value.removeprefix(ASSET_SCHEME))
@@ -87,7 +144,16 @@ class PackagedSource(_SourceModel):
 
 
 KINDS: dict[str, type[_SourceModel]] = {
-    cls.key: cls for cls in (FolderSource, FolderTreeSource, WebDatasetSource, ParquetSource, PackagedSource)
+    cls.key: cls
+    for cls in (
+        FolderSource,
+        FolderTreeSource,
+        WebDatasetSource,
+        Img2DatasetSource,
+        ParquetSource,
+        UrlsSource,
+        PackagedSource,
+    )
 }
 
 
@@ -108,7 +174,9 @@ SourceSpec = Annotated[
     Annotated[FolderSource, Tag("source folder")]
     | Annotated[FolderTreeSource, Tag("source folder_tree")]
     | Annotated[WebDatasetSource, Tag("source webdataset")]
+    | Annotated[Img2DatasetSource, Tag("source img2dataset")]
     | Annotated[ParquetSource, Tag("source parquet")]
+    | Annotated[UrlsSource, Tag("source urls")]
     | Annotated[PackagedSource, Tag("source packaged")],
     Discriminator(
         _kind_tag,
