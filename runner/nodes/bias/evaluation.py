@@ -25,6 +25,7 @@ OUTCOMES: tuple[Outcome, ...] = ("hit", "false_hit", "miss")
 MATCH_ABOVE = 0.9
 DETECTED_ABOVE = 0.05
 AGREEMENT_FROM = 0.05
+_DECIMALS = 12
 
 
 class Gaps(NamedTuple):
@@ -118,13 +119,21 @@ def nearest_choice(answers: ArrayLike, choices: ArrayLike) -> IntArray:
     return np.argmax(np.asarray(answers, np.float64) @ np.asarray(choices, np.float64).T, axis=1)
 
 
+def _settled(scores: ArrayLike) -> FloatArray:
+    """Scores without rounding error, so that what lies on a threshold is found there.
+
+    Differences of shares of n1 and n2 pictures come no nearer to 0.05 than 1 / (20 n1 n2) unless they are 0.05.
+    """
+    return np.round(np.asarray(scores, np.float64), _DECIMALS)
+
+
 def agreement(scores: ArrayLike, labelled: ArrayLike, t: float = AGREEMENT_FROM) -> float:
     """How far two sets of bias scores of one attribute say the same, in [-1, 1]; both [values], NaN counts as 0.
 
     Mean over the values of [same sign, both sizes >= t] + [both sizes < t] - [opposite signs, both sizes >= t]. NaN
     where there is no value. Source: C2B, agreement with a VQA labeller.
     """
-    a, b = (np.nan_to_num(np.asarray(x, np.float64), nan=0.0) for x in (scores, labelled))
+    a, b = (np.nan_to_num(_settled(x), nan=0.0) for x in (scores, labelled))
     if a.size == 0:
         return float("nan")
     large = (np.abs(a) >= t) & (np.abs(b) >= t)
@@ -151,7 +160,7 @@ def match_proposals(cosines: ArrayLike, above: float = MATCH_ABOVE) -> dict[int,
 
 def detected(scores: ArrayLike, threshold: float = DETECTED_ABOVE) -> BoolArray:
     """Whether each score is strictly above ``threshold`` in size; NaN never is."""
-    return np.abs(np.asarray(scores, np.float64)) > threshold
+    return np.abs(_settled(scores)) > threshold
 
 
 class TargetScores(NamedTuple):
