@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 LARGE = 20 * 1024 * 1024
 SECTION_MODULES = (
     "results.report.sections.c2b",
+    "results.report.sections.faces",
     "results.report.sections.tables",
     "results.report.sections.run",
 )
