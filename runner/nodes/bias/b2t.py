@@ -112,7 +112,7 @@ def b2t_scores(images: ArrayLike, texts: ArrayLike, correct: ArrayLike) -> Float
     words = np.asarray(texts, np.float64)
     if right.all() or not right.any():
         return np.full(len(words), np.nan)
-    return COSINE_SCALE * words @ (vectors[~right].mean(0) - vectors[right].mean(0))
+    return np.asarray(COSINE_SCALE * words @ (vectors[~right].mean(0) - vectors[right].mean(0)))
 
 
 def b2t_intervals(

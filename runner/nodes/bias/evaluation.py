@@ -29,28 +29,25 @@ _DECIMALS = 12
 
 
 class Gaps(NamedTuple):
-    """Right answers ``k`` of ``n`` pictures on both sides of a comparison; int64 arrays of one shape.
+    """Right answers ``k`` of ``n`` pictures on both sides of a comparison; int64 [..., 2], first the side with the value.
 
     ``least``: a side with fewer pictures leaves the score undefined.
     """
 
-    k_with: IntArray
-    n_with: IntArray
-    k_without: IntArray
-    n_without: IntArray
+    k: IntArray
+    n: IntArray
     least: int = 1
 
     @property
     def score(self) -> FloatArray:
-        """Share right with the value minus share right without it, in [-1, 1]; NaN where a side is too small."""
-        defined = (self.n_with >= self.least) & (self.n_without >= self.least)
-        with_, without = self.k_with / np.maximum(self.n_with, 1), self.k_without / np.maximum(self.n_without, 1)
-        return np.where(defined, with_ - without, np.nan)
+        """Share right with the value minus share right without it [...], in [-1, 1]; NaN where a side is too small."""
+        share = self.k / np.maximum(self.n, 1)
+        defined = (self.n >= self.least).all(-1)
+        return np.asarray(np.where(defined, share[..., 0] - share[..., 1], np.nan))
 
-    @property
-    def sides(self) -> tuple[IntArray, IntArray]:
-        """(k, n), each [..., 2] with the side that has the value first: what interval and exact test take."""
-        return np.stack([self.k_with, self.k_without], -1), np.stack([self.n_with, self.n_without], -1)
+    def take(self, rows: Any) -> Gaps:
+        """Some rows of the first axis."""
+        return Gaps(self.k[rows], self.n[rows], self.least)
 
 
 def celeba_ground_truth(said: ArrayLike, truth: ArrayLike, targets: Sequence[int] | None = None) -> Gaps:
@@ -65,8 +62,8 @@ def celeba_ground_truth(said: ArrayLike, truth: ArrayLike, targets: Sequence[int
     own = np.arange(present.shape[1]) if targets is None else np.asarray(targets, np.int64)
     positive = present[:, own]
     gaps = count_gaps(np.asarray(said, bool) & positive, positive, present, ~present)
-    itself = own[:, None] == np.arange(present.shape[1])
-    return Gaps(*(np.where(itself, 0, counts) for counts in gaps[:4]))
+    other = own[:, None] != np.arange(present.shape[1])
+    return Gaps(gaps.k * other[..., None], gaps.n * other[..., None])
 
 
 def count_gaps(right: ArrayLike, asked: ArrayLike, with_: ArrayLike, without: ArrayLike) -> Gaps:
@@ -74,8 +71,8 @@ def count_gaps(right: ArrayLike, asked: ArrayLike, with_: ArrayLike, without: Ar
     # float64 products run in BLAS and are exact for counts below 2^53.
     hits, all_ = (np.asarray(a, np.float64).T for a in (right, asked))
     sides = [np.asarray(a, np.float64) for a in (with_, without)]
-    counts = [np.rint(a @ side).astype(np.int64) for side in sides for a in (hits, all_)]
-    return Gaps(*counts)
+    k, n = (np.stack([np.rint(a @ side).astype(np.int64) for side in sides], -1) for a in (hits, all_))
+    return Gaps(k, n)
 
 
 def imagenet_x_ground_truth(correct: ArrayLike, classes: ArrayLike, factors: ArrayLike, n_classes: int) -> Gaps:
@@ -91,10 +88,11 @@ def imagenet_x_ground_truth(correct: ArrayLike, classes: ArrayLike, factors: Arr
     size = n_classes * there.shape[1]
 
     def count(mask: BoolArray) -> IntArray:
-        return np.bincount(cells[mask], minlength=size).reshape(n_classes, there.shape[1])
+        return np.asarray(np.bincount(cells[mask], minlength=size), np.int64).reshape(n_classes, there.shape[1])
 
-    hit = np.broadcast_to(right[:, None], there.shape)
-    return Gaps(count(there & hit), count(there), count(~there & hit), count(~there), least=2)
+    hit = right[:, None]
+    k, n = ([count(side & asked) for side in (there, ~there)] for asked in (hit, np.ones_like(hit)))
+    return Gaps(np.stack(k, -1), np.stack(n, -1), least=2)
 
 
 def vqa_phi(correct: ArrayLike, answers: ArrayLike, values: int) -> Gaps:
@@ -107,8 +105,7 @@ def vqa_phi(correct: ArrayLike, answers: ArrayLike, values: int) -> Gaps:
     given = chosen >= 0
     with_ = chosen[:, None] == np.arange(values)
     right = np.asarray(correct, bool)[:, None]
-    gaps = count_gaps(right, np.ones_like(right), with_, given[:, None] & ~with_)
-    return Gaps(*(counts[0] for counts in gaps[:4]))
+    return count_gaps(right, np.ones_like(right), with_, given[:, None] & ~with_).take(0)
 
 
 def nearest_choice(answers: ArrayLike, choices: ArrayLike) -> IntArray:
@@ -116,7 +113,8 @@ def nearest_choice(answers: ArrayLike, choices: ArrayLike) -> IntArray:
 
     Ties go to the first choice.
     """
-    return np.argmax(np.asarray(answers, np.float64) @ np.asarray(choices, np.float64).T, axis=1)
+    cosines = np.asarray(answers, np.float64) @ np.asarray(choices, np.float64).T
+    return np.asarray(np.argmax(cosines, axis=1), np.int64)
 
 
 def _settled(scores: ArrayLike) -> FloatArray:
@@ -124,7 +122,7 @@ def _settled(scores: ArrayLike) -> FloatArray:
 
     Differences of shares of n1 and n2 pictures come no nearer to 0.05 than 1 / (20 n1 n2) unless they are 0.05.
     """
-    return np.round(np.asarray(scores, np.float64), _DECIMALS)
+    return np.asarray(np.round(np.asarray(scores, np.float64), _DECIMALS), np.float64)
 
 
 def agreement(scores: ArrayLike, labelled: ArrayLike, t: float = AGREEMENT_FROM) -> float:

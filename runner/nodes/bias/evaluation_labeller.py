@@ -173,8 +173,8 @@ def agreement_rows(
         rows.append(_row(item.target, item.attribute, None, len(asked), found))
         for j, value in enumerate(item.values):
             score, phi = float(gaps.score[j]), item.phi[j]
-            own = _row(item.target, item.attribute, value, int(gaps.n_with[j]), float("nan"))
-            rows.append(own | {"k": int(gaps.k_with[j]), "phi": _known(phi), "vqa_phi": _known(score)})
+            own = _row(item.target, item.attribute, value, int(gaps.n[j, 0]), float("nan"))
+            rows.append(own | {"k": int(gaps.k[j, 0]), "phi": _known(phi), "vqa_phi": _known(score)})
     means = [_row(target, None, None, None, mean_of(found)) for target, found in by_target.items()]
     overall = mean_of([found for each in by_target.values() for found in each])
     return [_row(None, None, None, None, overall), *means, *rows]

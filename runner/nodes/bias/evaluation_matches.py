@@ -241,7 +241,7 @@ def _rate_row(
         return None if np.isnan(x) else float(x)
 
     numbers = dict(zip(("hits", "false_hits", "misses"), map(int, counts), strict=True))
-    shares = dict(zip(OUTCOMES, map(plain, percent), strict=True))
+    shares: Row = {name: plain(x) for name, x in zip(OUTCOMES, percent, strict=True)}
     return {
         "direction": direction, "target": target, "targets": rated, "biases": int(counts.sum()), **numbers, **shares,
         "hit_low": plain(limits[0]), "hit_high": plain(limits[1]),

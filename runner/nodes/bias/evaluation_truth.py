@@ -171,8 +171,7 @@ def _one_of_many(
             correct[rows] = said.correct
             parts.append(prediction_columns(images, rows, names[c], said))
     gaps = imagenet_x_ground_truth(correct, owner, images.present, len(names))
-    counts = (part[np.array(chosen, np.int64)] for part in gaps[:4])
-    return Measured([names[c] for c in chosen], Gaps(*counts, least=gaps.least), pa.concat_tables(parts))
+    return Measured([names[c] for c in chosen], gaps.take(np.array(chosen, np.int64)), pa.concat_tables(parts))
 
 
 def class_names(labels: Sequence[str], label_map: Mapping[str, str]) -> tuple[str, ...]:
@@ -208,7 +207,7 @@ def _classes(names: Sequence[str], targets: Sequence[str]) -> list[int]:
 
 
 def _some(said: Said, rows: NDArray[np.int64]) -> Said:
-    return Said(*(column[rows] for column in said))
+    return Said(said.pred[rows], said.correct[rows], said.score[rows], said.rank[rows])
 
 
 def prediction_columns(images: LabelledImages, rows: NDArray[np.int64], target: str, said: Said) -> pa.Table:
@@ -233,7 +232,7 @@ def truth_rows(
 ) -> list[Row]:
     """Rows of ``c2b_ground_truth``: one a target and bias whose score is defined."""
     score = measured.gaps.score
-    k, n = measured.gaps.sides
+    k, n = measured.gaps.k, measured.gaps.n
     low, high = (limit[..., 0] for limit in mover_interval(k, n, confidence))
     return [
         {
