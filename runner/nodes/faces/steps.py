@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 GENERATOR = AssetRef("asset:face-generator")
 PARSER = AssetRef("asset:face-parser")
+VARIANCE = 0.8
+"""Share of the styles' variance that directions are fitted in: what is left out is noise to a fit on a few hundred people."""
 Threads = Annotated[int | None, Field(ge=1, le=256, description="of the networks; none = all cores")]
 Measure = Annotated[str, Field(min_length=1, description="part of a face, hair_luminance or background_luminance")]
 
@@ -234,13 +236,13 @@ def _editor(
     uris = _names(summary["faces"])
     styles = people.styles["styles"]
     meter = Meter(parser, threads)
-    white = whitening(style_space(network, summary["psi"]).pool, 0.9)
+    white = whitening(style_space(network, summary["psi"]).pool, VARIANCE)
     known = People(uris, styles, _measured(measurements.measurements, uris))
     return Editor(
         known,
         white,
         draw=lambda wanted: portraits(ctx, network, wanted, summary["side"], "edits"),
-        measure=lambda pictures: meter.measure(ctx, pictures, len(pictures), "edits measured"),
+        measure=lambda pictures: meter.measure(ctx, pictures, None, "edits measured"),
         describe=None if describer is None else _describe(describer),
         pairs=min(pairs, len(uris)),
         least=least,

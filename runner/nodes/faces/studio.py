@@ -52,7 +52,8 @@ def portraits(
 ) -> list[bytes]:
     """JPEG bytes of each style [n, 512]; each is in the item cache before the next is drawn."""
     found = []
-    for style in ctx.track(np.ascontiguousarray(styles, np.float32), unit=unit, total=len(styles)):
+    total = len(styles) if unit == "faces" else None  # of edits nobody knows beforehand how many there will be
+    for style in ctx.track(iter(np.ascontiguousarray(styles, np.float32)), unit=unit, total=total):
         key = item_key("faces.portrait", generator.identity, hashlib.sha256(style.tobytes()).hexdigest(), side, QUALITY)
         data = ctx.items.get(key)
         if data is None:
@@ -75,10 +76,12 @@ class Meter:
         self.identity = hashlib.sha256(path.read_bytes()).hexdigest()
         self._network = load_parser(path)
 
-    def measure(self, ctx: StepContext, pictures: Iterable[bytes], total: int, unit: str = "measured") -> FloatArray:
+    def measure(
+        self, ctx: StepContext, pictures: Iterable[bytes], total: int | None, unit: str = "measured"
+    ) -> FloatArray:
         """Measures [n, 21] (columns ``MEASURES``) of encoded pictures, kept one by one."""
         rows = []
-        for data in ctx.track(pictures, unit=unit, total=total):
+        for data in ctx.track(iter(pictures), unit=unit, total=total):
             key = item_key("faces.measures", self.identity, MEASURES, hashlib.sha256(data).hexdigest())
             saved = ctx.items.get(key)
             if saved is None:
