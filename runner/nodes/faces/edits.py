@@ -20,6 +20,8 @@ Measure = Callable[[Sequence[bytes]], FloatArray]
 Describe = Callable[[Sequence[bytes]], FloatArray]
 FURTHER = 1.7
 """How much longer the second try is for people whose circumstance moved too little."""
+LONGEST = 6.0
+"""Longest edit to one side in whitened style space; beyond it the generator draws no faces any more."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class Editor:
         self, circumstance: str, held: Sequence[str], direction: FloatArray, wanted: float, fit: float
     ) -> Edited:
         """Both pictures of each person; who moved too little is drawn once more, further apart."""
-        strength = np.full(len(self._chosen()), wanted / 2)
+        longest = LONGEST / float(np.linalg.norm(direction))
+        strength = np.full(len(self._chosen()), min(wanted / 2, longest))
         for attempt in range(2):
             less, more = self._drawn(direction, strength)
             length = float(np.linalg.norm(direction) * strength.mean())
@@ -98,7 +101,7 @@ class Editor:
             short = found.change[:, column(circumstance)] < self.least * wanted
             if attempt or not short.any():
                 break
-            strength = np.where(short, strength * FURTHER, strength)
+            strength = np.where(short, np.minimum(strength * FURTHER, longest), strength)
         kept, reasons = checked(found.change, circumstance, held, least=self.least * wanted, most=self.most)
         return Edited(**{**vars(found), "kept": kept, "reasons": reasons})
 

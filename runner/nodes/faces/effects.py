@@ -153,7 +153,7 @@ def effect_row(edited: Edited, name: str, outcome: str, less: Answers, more: Ans
         "people": len(kept), "pairs": table.pairs, "both_yes": table.both, "gained": table.gained, "lost": table.lost,
         "neither": table.neither, "effect": number(effect.effect), "low": number(effect.low),
         "high": number(effect.high), "mcnemar_p": number(effect.p), "score_change": number(score.mean),
-        "score_low": number(score.low), "score_high": number(score.high), "wanted_change": edited.wanted_change,
+        "score_low": number(float(np.maximum(score.low, -1))), "score_high": number(float(np.minimum(score.high, 1))), "wanted_change": edited.wanted_change,
         "measured_change": number(moved.mean), "measured_low": number(moved.low), "measured_high": number(moved.high),
         "side_effects": json.dumps(side), "fit": edited.fit, "step_length": edited.step_length,
         "identity_cosine": number(cosine),

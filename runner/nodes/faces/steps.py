@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 GENERATOR = AssetRef("asset:face-generator")
 PARSER = AssetRef("asset:face-parser")
+POOR_FIT = 0.2
 VARIANCE = 0.8
 """Share of the styles' variance that directions are fitted in: what is left out is noise to a fit on a few hundred people."""
 Threads = Annotated[int | None, Field(ge=1, le=256, description="of the networks; none = all cores")]
@@ -203,6 +204,10 @@ def counterfactual(
     editor = _editor(ctx, people, measurements, describer, resolve(generator), resolve(parser), pairs, least, most, threads)  # fmt: skip
     for circumstance in circumstances:
         edited = editor.edit(circumstance, [name for name in hold if name != circumstance])
+        if edited.fit is not None and edited.fit < POOR_FIT:
+            ctx.warn(
+                f"{circumstance}: styles hardly tell it (R2 {edited.fit:.2f} on people left out); draw more people"
+            )
         if not edited.kept.any():
             ctx.warn(f"{circumstance}: no pair passed the manipulation check; its effect is not known")
         for made in [edited, *([editor.placebo(edited, ctx.seed)] if placebo else [])]:
