@@ -196,6 +196,7 @@ STEP_MODULES = (
     "retrieval.steps",
     "runner.nodes.bias.steps",
     "runner.nodes.bias.evaluation_steps",
+    "runner.nodes.bias.verify_steps",
     "runner.nodes.bias.compare_steps",
     "runner.nodes.encoder.steps",
     "runner.nodes.faces.steps",
