@@ -381,7 +381,7 @@ CREATE TABLE c2b_binding (
   attribute VARCHAR NOT NULL,  -- bias attribute
   measure VARCHAR,  -- name in the registry of measurements; NULL = none fits
   bias_values VARCHAR[] NOT NULL,  -- its values, from the lowest measurement to the highest, or in the order of the categories
-  source VARCHAR NOT NULL,  -- llm, user, none
+  source VARCHAR NOT NULL,  -- who chose: user, words (attribute and values are known words of the measurement), llm, none
   reason VARCHAR  -- why none fits
 );
 
@@ -437,7 +437,7 @@ CREATE TABLE c2b_separability (
   target VARCHAR NOT NULL,  -- audited class
   attribute VARCHAR NOT NULL,  -- bias attribute
   value VARCHAR NOT NULL,  -- bias value
-  overlap DOUBLE,  -- share of the value's nearest pictures that are also nearest for another value
+  overlap DOUBLE,  -- share of the value's nearest pictures that are also nearest for the other value that shares most
   expected_overlap DOUBLE,  -- the same for captions that say the same thing, as far as known
   margin DOUBLE,  -- lead of the own caption over the best other value's, in standard deviations of the target's pictures
   measure VARCHAR,  -- measurement that the groups were compared with

@@ -194,6 +194,7 @@ class StepDefinition:
 STEP_MODULES = (
     "agents.steps",
     "retrieval.steps",
+    "runner.nodes.bias.measured_steps",
     "runner.nodes.bias.steps",
     "runner.nodes.bias.evaluation_steps",
     "runner.nodes.bias.verify_steps",

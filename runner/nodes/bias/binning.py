@@ -131,16 +131,35 @@ def _distinct_splits(below: IntArray, pool: int, bins: int) -> list[int]:
 def _filled(
     measured: FloatArray, values: Sequence[str], lows: Sequence[float], highs: Sequence[float], rule: str
 ) -> Binned:
-    place = np.full(len(measured), OUTSIDE, np.int64)
-    for i, (low, high) in enumerate(zip(lows, highs, strict=True)):
-        last = i == len(values) - 1
-        place[(measured >= low) & ((measured <= high) if last else (measured < high))] = i
+    place = _inside(measured, lows, highs)
     counts = np.bincount(place[place >= 0], minlength=len(values))
     bins = (
         Bin(value, float(low), float(high), None, int(n), rule)
         for value, low, high, n in zip(values, lows, highs, counts, strict=True)
     )
     return Binned(tuple(bins), place, int((~np.isnan(measured)).sum()))
+
+
+def _inside(measured: FloatArray, lows: Sequence[float], highs: Sequence[float]) -> IntArray:
+    place = np.full(len(measured), OUTSIDE, np.int64)
+    for i, (low, high) in enumerate(zip(lows, highs, strict=True)):
+        last = i == len(lows) - 1
+        place[(measured >= low) & ((measured <= high) if last else (measured < high))] = i
+    return place
+
+
+def placed(bins: Sequence[Bin], measured: Sequence[float | str | None]) -> IntArray:
+    """Into which of finished ``bins`` further pictures fall, int64 [pictures]; the outer bins are open to the outside."""
+    if not bins:
+        return np.full(len(measured), OUTSIDE, np.int64)
+    if bins[0].category is not None:
+        number = {b.category: i for i, b in enumerate(bins)}
+        return np.array(
+            [number.get(name, OUTSIDE) if isinstance(name, str) else OUTSIDE for name in measured], np.int64
+        )
+    numbers = np.array([np.nan if value is None else value for value in measured], np.float64)
+    lows = [-np.inf, *(float(b.low or 0.0) for b in bins[1:])]
+    return _inside(numbers, lows, [*(float(b.high or 0.0) for b in bins[:-1]), np.inf])
 
 
 def _none(measured: FloatArray, reason: str) -> Binned:
