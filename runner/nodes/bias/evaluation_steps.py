@@ -277,6 +277,8 @@ async def b2t(
 
     sources = open_sources(images.corpus if isinstance(images, GroundTruth) else images)
     classes = await asyncio.to_thread(_classes, ctx, images, sources, classifier, label_map, targets, batch_size)
+    if llm is None and isinstance(images, GroundTruth):
+        await asyncio.to_thread(_read_captions, ctx, sources, classes)
     if llm is not None:
         questions = {place: [question] for place in classes.places}
         looking = Looking("c2b.b2t", side, max_tokens)
@@ -298,21 +300,27 @@ def _classes(
     targets: list[str] | None,
     batch_size: int,
 ) -> LabelledClasses:
-    """Which pictures show which class, and whether they were classified right; with the captions of their sources."""
-    from runner.nodes.bias.b2t_audit import LabelledClasses, captioned_pictures, judged_classes
+    """Which pictures show which class, and whether they were classified right."""
+    from runner.nodes.bias.b2t_audit import LabelledClasses, judged_classes
 
     if not isinstance(images, GroundTruth):
         if classifier is None:
             raise StepError("labelled sources need a classifier", step=ctx.step, hint="Write `classifier: $name`.")
         return judged_classes(ctx, classifier, sources, label_map, targets, batch_size)
     right = _right_by_target(images)
-    chosen = right if targets is None else {name: right[name] for name in targets if name in right}
-    if not chosen:
-        raise StepError("none of the targets is in the ground truth", step=ctx.step, hint=f"It has {', '.join(right)}.")
-    classes = LabelledClasses(chosen)
+    unknown = [name for name in targets or () if name not in right]
+    if unknown:
+        hint = f"Those with pictures: {', '.join(right)}."
+        raise StepError(f"targets: the ground truth has no pictures of {unknown[0]!r}", step=ctx.step, hint=hint)
+    return LabelledClasses({name: right[name] for name in targets or right})
+
+
+def _read_captions(ctx: StepContext, sources: Any, classes: LabelledClasses) -> None:
+    """Note the captions that came with the pictures."""
+    from runner.nodes.bias.b2t_audit import captioned_pictures
+
     for _ in captioned_pictures(sources, set(classes.places), classes.captions):
         ctx.check()
-    return classes
 
 
 def _require_captions(ctx: StepContext, classes: LabelledClasses) -> None:
