@@ -7,6 +7,7 @@ stands in ``source.problems``. Opening imports only what the kind needs.
 from __future__ import annotations
 
 import functools
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -154,11 +155,20 @@ def _img2dataset(spec: Img2DatasetSource) -> Source:
 
 
 def _urls(spec: UrlsSource) -> Source:
+    from runner.data.sources.addresses import networks
     from runner.data.sources.download import Fetcher
     from runner.data.sources.urls import Columns, Urls
 
     files = _files(spec.urls)
-    fetcher = Fetcher(timeout=spec.timeout, max_bytes=spec.max_bytes)
+    # From the machine's owner alone: a spec that somebody else wrote must not open what is not public.
+    text = os.environ.get("RUNNER_ALLOW_ADDRESSES", "")
+    try:
+        allowed = networks(text.split(","))
+    except ValueError as error:
+        raise DataError(
+            f"RUNNER_ALLOW_ADDRESSES={text!r}: {error}", hint="Write addresses like 10.1.0.0/16."
+        ) from error
+    fetcher = Fetcher(timeout=spec.timeout, max_bytes=spec.max_bytes, allowed=allowed)
     return Urls(
         files,
         spec.name or files[0].name.partition(".")[0] or "urls",
