@@ -217,6 +217,6 @@ def reconstruct(found: Any, start: int, rows: int) -> NDArray[np.float32]:
             hint="Give the folder with img_emb/; the structure then only proposes candidates.",
         )
     if ivf_of(inner) is not None:
-        inner.make_direct_map()
+        ivf_of(inner).make_direct_map()
     vectors: NDArray[np.float32] = inner.reconstruct_n(start, rows)
     return vectors
