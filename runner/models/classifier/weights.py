@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     import torch
 
     _need_safe_unpickler(torch.__version__)
+    _refuse_bomb(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler meets hostile bytes: whatever it raises, the file is refused
@@ -61,6 +63,16 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"`trust: code` and `sha256: {sha256_of([path])}`.",
         ) from error
     return _tensors_of(content, path)
+
+
+def _refuse_bomb(path: Path) -> None:
+    """A checkpoint stores its tensors as they are; an archive that unpacks to far more is no checkpoint."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > 4 * path.stat().st_size + (16 << 20):
+        raise ModelRefused(f"{path}: refused: the archive unpacks to {unpacked} bytes, far more than it has")
 
 
 def _reason(error: Exception) -> str:

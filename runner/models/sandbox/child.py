@@ -56,4 +56,5 @@ def _answer(answer: Answer, header: dict[str, Any], body: bytearray) -> tuple[by
 
 def _problem(error: BaseException) -> dict[str, Any]:
     kind = "refused" if isinstance(error, Refusal) else type(error).__name__
-    return {"error": kind, "text": " ".join(str(error).split())[:1000]}
+    text = " ".join(str(error).split())
+    return {"error": kind, "text": text if len(text) <= 1000 else f"{text[:300]} ... {text[-600:]}"}

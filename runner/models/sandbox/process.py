@@ -208,6 +208,6 @@ def _end(process: subprocess.Popen[bytes], channel: Channel) -> None:
 
 
 def printable(value: object) -> str:
-    """A stranger's text on one line, without control characters, at most 500 long."""
+    """A stranger's text on one line, without control characters, at most 500 long: its two ends."""
     text = "".join(c if c.isprintable() else " " for c in str(value))
-    return text if len(text) <= 500 else text[:500] + "..."
+    return text if len(text) <= 500 else f"{text[:200]} ... {text[-295:]}"
