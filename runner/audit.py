@@ -119,20 +119,19 @@ def slug(text: str) -> str:
 
 
 def corpus_source(text: str, folder: Path) -> dict[str, str]:
-    """A source of images as the spec writes it: a packaged set, a folder, tar shards, Parquet files."""
+    """A source of images as the spec writes it: a packaged set, a folder, shards, Parquet files, a list of links."""
+    from runner.data.sources.recognise import recognise
+
     if text.startswith("packaged:"):
         return {"packaged": text.removeprefix("packaged:")}
-    path = _relative(text, folder)
-    if text.endswith(".tar"):
-        return {"webdataset": path}
-    if text.endswith(".parquet"):
-        return {"parquet": path}
-    if not Path(text).is_dir():
+    kind = recognise(text)
+    if kind is None:
         raise UsageError(
             f"--corpus: no such folder: {text}",
-            hint="a folder of pictures, 'shards/*.tar', 'files/*.parquet' or packaged:NAME",
+            hint="a folder of pictures or of img2dataset, 'shards/*.tar', 'files/*.parquet', "
+            "a list of links (.csv, .tsv, .jsonl, .txt, .parquet) or packaged:NAME",
         )
-    return {"folder": path}
+    return {kind: _relative(text, folder)}
 
 
 def _relative(text: str, folder: Path) -> str:

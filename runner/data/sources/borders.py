@@ -42,7 +42,7 @@ def white_bars(pixels: NDArray[np.uint8], box: Box) -> bool:
     The line next to the picture is left out of thicker bars: JPEG smears it.
     """
     height, width = pixels.shape[:2]
-    white = (pixels >= _WHITE).all(axis=2)
+    white = _white(pixels)
     bars = [
         white[: _inner(box.top)],
         white[height - _inner(height - box.bottom) :],
@@ -51,6 +51,11 @@ def white_bars(pixels: NDArray[np.uint8], box: Box) -> bool:
     ]
     found = [bar.mean() for bar in bars if bar.size]
     return bool(found) and min(found) >= _WHITE_SHARE
+
+
+def _white(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which pixels are white [height, width]."""
+    return np.asarray((pixels >= _WHITE).all(axis=2))
 
 
 def _inner(thickness: int) -> int:
@@ -63,7 +68,7 @@ def letterbox(pixels: NDArray[np.uint8]) -> Box:
     For pictures whose original size is not known.
     """
     height, width = pixels.shape[:2]
-    white = (pixels >= _WHITE).all(axis=2)
+    white = _white(pixels)
     left, right = _facing(white.mean(axis=0) >= _WHITE_SHARE)
     top, bottom = _facing(white.mean(axis=1) >= _WHITE_SHARE)
     return Box(left, top, width - right, height - bottom)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +33,7 @@ class Columns(NamedTuple):
 
     url: str | None = None
     caption: str | None = None
-    names: Sequence[str] | None = None
+    names: list[str] | None = None
 
 
 def read_links(files: Iterable[Path], columns: Columns, report: Report, limit: int | None = None) -> pa.Table:
@@ -52,7 +52,7 @@ def read_links(files: Iterable[Path], columns: Columns, report: Report, limit: i
             report("damaged_file", file.name, str(error)[:300], 1)
             continue
         links = _named(raw, columns, file)
-        usable = links.filter(pc.greater(pc.utf8_length(pc.fill_null(links["url"], "")), 0))
+        usable = links.filter(pc.field("url") != "")  # a null is not unequal either
         if len(usable) < len(links):
             report("no_url", file.name, "", len(links) - len(usable))
         tables.append(usable)
@@ -97,7 +97,7 @@ def _column(raw: pa.Table, wanted: str | None, usual: Sequence[str], file: Path)
     return next((folded[name] for name in usual if name in folded), None)
 
 
-def _strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _strings(column: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
     """As text; bytes that are no UTF-8 are replaced."""
     try:
         return column.cast(pa.string())
@@ -125,7 +125,7 @@ def _separated(file: Path, columns: Columns, report: Report, *, tabs: bool) -> p
     """CSV with quotes, or TSV without: captions of TSV files hold quotes that never close."""
     bad: list[int] = []
 
-    def skip(row: Any) -> str:
+    def skip(row: Any) -> Literal["skip"]:
         bad.append(1)
         return "skip"
 

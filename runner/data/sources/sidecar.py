@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from runner.data.sources.base import CAPTION_FIELDS
@@ -102,12 +101,8 @@ class Sidecar:
 
     def count_oblong(self) -> int:
         """Stored pictures whose original was not square."""
-        table = self._table
-        if not {"original_width", "original_height"} <= set(table.schema.names):
-            return 0
-        oblong = pc.not_equal(table["original_width"], table["original_height"])
-        both = pc.and_(pc.equal(table["status"], SUCCESS), oblong)
-        return int(pc.sum(pc.fill_null(both, False)).as_py() or 0)
+        sizes = (self.original_size(row) for row in self.successes)
+        return sum(size is not None and size[0] != size[1] for size in sizes)
 
     def stored_as_downloaded(self, row: int) -> bool:
         """Whether the stored bytes are the downloaded ones, whose hash the file holds: they were never decoded."""
@@ -117,8 +112,7 @@ class Sidecar:
 def count_successes(path: Path) -> int | None:
     """Rows whose picture was stored, from one column; None where the file does not say."""
     try:
-        status = pq.read_table(path, columns=["status"])["status"]
-        return int(pc.sum(pc.equal(status, SUCCESS)).as_py() or 0)
+        return pq.read_table(path, columns=["status"])["status"].to_pylist().count(SUCCESS)
     except (pa.ArrowException, OSError, KeyError):
         return None
 

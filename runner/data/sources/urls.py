@@ -114,7 +114,7 @@ class Urls(Source):
     @cached_property
     def _runs(self) -> list[Shard]:
         urls = self._links["url"]
-        borders = chunked(url for chunk in urls.chunks for url in chunk.to_pylist())
+        borders = chunked(str(url) for chunk in urls.chunks for url in chunk.to_pylist())
         return [self._shard(start, end) for start, end in borders]
 
     def _shard(self, start: int, end: int) -> Shard:
