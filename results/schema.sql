@@ -270,7 +270,9 @@ CREATE TABLE c2b_group (
   value_precision DOUBLE,  -- estimated share of images that show the value
   target_check VARCHAR NOT NULL,  -- how the target was checked: none, contrast, verifier
   separable BOOLEAN,  -- whether the values of the attribute could be told apart; NULL = not tested
-  mean_similarity DOUBLE  -- mean cosine of the group's captions and images
+  mean_similarity DOUBLE,  -- mean cosine of the group's captions and images
+  e_value DOUBLE,  -- adaptive sampling: evidence against "no gap"; intervals and q_value then hold at any time, fisher_p is NULL
+  stopped VARCHAR  -- adaptive sampling: decided, futile, used_up, not_testable; NULL = every image was run
 );
 
 -- C2B stage 3: one row an attribute of a target.
