@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.naming import normalised
-from runner.nodes.bias.grid import Grid, GroupCounts, make_grid
+from runner.nodes.bias.grid import Grid, GroupCounts, GroupName, make_grid
+from runner.nodes.bias.sampling import Policy, Trial
 from runner.nodes.bias.scores import accuracies, bias_scores, flag_exact
 from runner.nodes.bias.seeds import seed_of
+from runner.nodes.bias.sequential import confidence_sequence, inverse_e
 from runner.nodes.bias.statistics import (
     FINDINGS,
     adjust,
@@ -41,6 +43,8 @@ Row = dict[str, Any]
 FdrMethod = Literal["bh", "by", "holm", "none"]
 FdrScope = Literal["audit", "target", "attribute"]
 TargetCheck = Literal["none", "contrast", "verifier"]
+Sampling = Literal["fixed", "adaptive"]
+Trials = Mapping[GroupName, Trial]
 
 _REASONS = {
     "undefined": "no images, or no other value to compare with",
@@ -58,6 +62,7 @@ class Rules:
     """How counts become verdicts. ``paper_mode``: the published rule alone (|phi| > threshold, no tests, no minimum).
 
     ``min_precision``: a group whose estimated share of images that show the target is smaller gets no verdict.
+    ``sampling: adaptive``: pictures by rounds (``sampling.Policy``), e-values in place of Fisher's test.
     """
 
     threshold: float = 0.05
@@ -71,6 +76,18 @@ class Rules:
     target_check: TargetCheck = "none"
     min_precision: float = 0.7
     seed: int = 0
+    sampling: Sampling = "fixed"
+    smallest_gap: float = 0.3
+    power: float = 0.8
+    round_size: int = 5
+
+    def policy(self) -> Policy:
+        """The rounds of adaptive sampling under these rules; no group is judged below the smallest size of a verdict."""
+        return Policy(
+            smallest_gap=self.smallest_gap, power=self.power, alpha=self.alpha, fdr=self.fdr, fdr_scope=self.fdr_scope,
+            threshold=self.threshold, round_size=self.round_size, first=max(self.round_size, self.min_group_size),
+            confidence=self.confidence,
+        )  # fmt: skip
 
 
 class Assessment(NamedTuple):
@@ -81,20 +98,28 @@ class Assessment(NamedTuple):
     pooled: list[Row]
 
 
-def assess_groups(groups: Iterable[GroupCounts], rules: Rules) -> Assessment:
-    """Score, test and judge all groups of an audit. The order of the groups changes nothing."""
+def assess_groups(groups: Iterable[GroupCounts], rules: Rules, trials: Trials | None = None) -> Assessment:
+    """Score, test and judge all groups of an audit. The order of the groups changes nothing.
+
+    ``trials``: how each group was sampled. Then e-values and anytime-valid intervals stand in place of Fisher's test, Wilson
+    and MOVER intervals; p-values that hold for one look alone are left out.
+    """
     grid = make_grid(groups)
     if not grid.groups:
         return Assessment([], [], [])
-    columns = _group_columns(grid, rules)
+    columns = _group_columns(grid, rules, trials)
     rows = [
         {**grid.groups[i].name._asdict(), **{name: plain(values[i]) for name, values in columns.items()}}
         for i in range(len(grid.groups))
     ]
-    return Assessment(rows, _attribute_rows(grid), _pooled_rows(grid))
+    tests, pooled = _attribute_rows(grid), _pooled_rows(grid)
+    if trials is not None:
+        one_look = dict.fromkeys(("chi2_p", "p", "q_bh"))
+        tests, pooled = ([{**row, **{c: None for c in one_look if c in row}} for row in t] for t in (tests, pooled))
+    return Assessment(rows, tests, pooled)
 
 
-def _group_columns(grid: Grid, rules: Rules) -> dict[str, NDArray[Any]]:
+def _group_columns(grid: Grid, rules: Rules, trials: Trials | None) -> dict[str, NDArray[Any]]:
     k, n = grid.k, grid.n
     k_others, n_others = pooled_others(k, n)
     cells: dict[str, NDArray[Any]] = {"n": n, "k": k, "acc": accuracies(k, n), "phi": bias_scores(k, n)}
@@ -106,13 +131,31 @@ def _group_columns(grid: Grid, rules: Rules) -> dict[str, NDArray[Any]]:
     cells["permutation_p"] = _permutations(grid, rules)
     others_acc = np.divide(k_others, n_others, out=np.full(k.shape, np.nan), where=n_others > 0)
     columns = {name: grid.gather(values) for name, values in cells.items()}
-    columns |= _adjusted(grid, columns["permutation_p" if rules.permutation else "fisher_p"], rules)
     tests = 1 if rules.fdr == "none" else int((~np.isnan(columns["fisher_p"])).sum())
     gap = min_detectable_gap(n, n_others, others_acc, alpha=rules.alpha, tests=tests)
     columns["min_detectable_gap"] = grid.gather(gap)
+    if trials is None:
+        columns |= _adjusted(grid, columns["permutation_p" if rules.permutation else "fisher_p"], rules)
+    else:
+        columns |= _anytime(grid, trials, rules)
     columns |= _checked_columns(grid, rules)
     columns["verdict"], columns["verdict_reason"] = _judged(grid, columns, rules)
     return columns
+
+
+def _anytime(grid: Grid, trials: Trials, rules: Rules) -> dict[str, NDArray[Any]]:
+    """What holds although the number of pictures depended on what was seen; the smallest gap that is excluded."""
+    ended = [trials[g.name] for g in grid.groups]
+    log_e, low, high = (np.array([t[i] for t in ended], np.float64) for i in range(3))
+    acc_low, acc_high = confidence_sequence([g.k for g in grid.groups], [g.n for g in grid.groups], rules.confidence)
+    unknown = np.full(len(ended), np.nan)
+    columns = {
+        "wilson_low": acc_low, "wilson_high": acc_high, "phi_low": low, "phi_high": high, "fisher_p": unknown,
+        "permutation_p": unknown, "min_detectable_gap": np.maximum(np.abs(low), np.abs(high)), "e_value": np.exp(log_e),
+        "stopped": np.array([t.stopped for t in ended], object),
+    }  # fmt: skip
+    # Benjamini-Hochberg on 1/e is e-BH, which needs no independence.
+    return columns | _adjusted(grid, inverse_e(log_e), rules)
 
 
 def _adjusted(grid: Grid, p: FloatArray, rules: Rules) -> dict[str, NDArray[Any]]:

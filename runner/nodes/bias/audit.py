@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow.compute as pc
@@ -16,11 +16,12 @@ from runner.data.images import UnreadableImage, decode, thumbnail
 from runner.data.sources import Source, open_sources
 from runner.errors import StepError
 from runner.models.base import Classifier
-from runner.nodes.bias.assess import Rules, TargetCheck, assess_groups
+from runner.nodes.bias.assess import Rules, TargetCheck, Trials, assess_groups
 from runner.nodes.bias.evidence import Evidence
 from runner.nodes.bias.grid import CheckedShares, GroupName
 from runner.nodes.bias.labels import Compete, LabelMap, judge_images, map_labels
 from runner.nodes.bias.members import (
+    Doubt,
     Member,
     count_groups,
     gate_rows,
@@ -30,9 +31,10 @@ from runner.nodes.bias.members import (
     pick_examples,
 )
 from runner.nodes.bias.predict import Outputs, Place, predict, read_pictures
+from runner.nodes.bias.sampling import Sampler, shuffled
 
 Row = dict[str, Any]
-Predictions = dict[tuple[str, Place], Row]
+Predictions: TypeAlias = dict[tuple[str, Place], Row]
 
 THUMBNAIL_SIDE = 160
 _GATE_HINT = (
@@ -71,17 +73,23 @@ def audit(
     captions = images.captions.to_pylist()
     members = evidence.accepted(members_of(captions, kept_rows(images)))
     members = sorted([*members, *evidence.measured_members()], key=member_order)
-    judging = _Judging(ctx, classifier, images, options, open_sources(images.corpus))
+    judging = Judging(ctx, classifier, images, options, open_sources(images.corpus))
     main = [m for m in members if m.resample == 0]
     neutral = [m for m in main if m.attribute is None]
     predictions = judging.judged(neutral)
     gate = gate_rows(neutral, right_in(predictions), images.targets, chance_of(images.task), rules.confidence)
     _stop_at_gate(ctx, gate[0], stop=options.stop_at_gate and not rules.paper_mode)
-    predictions |= judging.judged([m for m in members if m.attribute is not None])
     names = group_names(c for c in captions if c["resample"] == 0) + evidence.measured_names()
-    shares = evidence.shares() | dict(options.checked or {})
-    counts = count_groups(names, main, right_in(predictions), shares, evidence.doubts())
-    done = assess_groups(counts, rules)
+    shares, doubts, trials = evidence.shares() | dict(options.checked or {}), evidence.doubts(), None
+    if rules.sampling == "adaptive":
+        hopeless = hopeless_groups(shares, doubts, rules)
+        main, found, trials = sampled(judging, names, main, rules, hopeless)
+        predictions |= found
+        members = [m for m in members if m.resample > 0]  # further draws are compared as a whole
+    predictions |= judging.judged([m for m in members if m.attribute is not None])
+    _warn_of_unreadable(ctx, judging.outputs)
+    counts = count_groups(names, main, right_in(predictions), shares, doubts)
+    done = assess_groups(counts, rules, trials)
     picked = pick_examples(main, right_in(predictions), options.examples_per_group)
     return Verdicts(
         task=images.task,
@@ -103,7 +111,37 @@ def kept_rows(images: RetrievedImages) -> list[Row]:
     return images.retrieval.filter(pc.field("kept")).select(columns).to_pylist()
 
 
-class _Judging:
+def hopeless_groups(
+    shares: Mapping[GroupName, CheckedShares], doubts: Mapping[GroupName, Doubt], rules: Rules
+) -> set[GroupName]:
+    """Groups that can have no verdict, whatever is counted: values that look alike, pictures without the target."""
+    alike = {name for name, doubt in doubts.items() if doubt.separable is False}
+    return alike | {name for name, share in shares.items() if share.target < rules.min_precision}
+
+
+def sampled(
+    judging: Judging, names: Iterable[GroupName], members: Sequence[Member], rules: Rules, hopeless: Iterable[GroupName]
+) -> tuple[list[Member], Predictions, Trials]:
+    """Look at the groups' pictures by rounds, as far as they are needed (``sampling``).
+
+    Returns the neutral members and those whose answers counted, predictions of all that were looked at, and how each group
+    ended.
+    """
+    by_place: dict[GroupName, dict[Place, Member]] = {name: {} for name in names}
+    for m in members:
+        if m.group is not None:
+            by_place[m.group][m.place] = m
+    queues = {name: shuffled(found, rules.seed) for name, found in by_place.items()}
+    sampler, predictions, taken = Sampler(queues, rules.policy(), hopeless), Predictions(), set[Member]()
+    while wanted := sampler.requests():
+        asked = [by_place[name][place] for name, places in wanted.items() for place in places]
+        predictions |= judging.judged(asked)
+        taken.update(asked)
+        sampler.record(right_in(predictions))
+    return [m for m in members if m.group is None or m in taken], predictions, sampler.trials()
+
+
+class Judging:
     """Predictions for members, as asked for; no picture is run twice."""
 
     def __init__(
@@ -134,10 +172,12 @@ class _Judging:
     def _run(self, places: set[Place]) -> None:
         new = places - self.outputs.logits.keys() - self.outputs.unreadable.keys()
         pictures = read_pictures(self.sources, new)
-        done = predict(self.classifier, pictures, self.ctx, total=len(new), batch_size=self.options.batch_size)
-        _warn_of_unreadable(self.ctx, done)
+        done = predict(self.classifier, pictures, self.ctx, total=self._total(new), batch_size=self.options.batch_size)
         self.outputs.logits |= done.logits
         self.outputs.unreadable |= done.unreadable
+
+    def _total(self, new: set[Place]) -> int:
+        return len(self.outputs.logits) + len(self.outputs.unreadable) + len(new)
 
     def _rows(self, target: str, places: Sequence[Place]) -> Predictions:
         yes_no = target in self.binary

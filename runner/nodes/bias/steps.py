@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from runner.artifacts import CheckedTargets, MeasuredGroups, RetrievedImages, Separability, Verdicts
 from runner.context import StepContext
 from runner.data.sources.specs import Corpus
-from runner.errors import DataError
+from runner.errors import DataError, StepError
 from runner.models.base import Classifier, SentenceEncoder
 from runner.steps import Artifact, Cost, Rows, Table, step
 
@@ -65,7 +65,7 @@ def _assess_cost(params: Mapping[str, Any]) -> Cost:
     return Cost(images=None, bytes=None)
 
 
-@step("c2b.assess", version="2", estimate=_assess_cost)
+@step("c2b.assess", version="3", estimate=_assess_cost)
 def assess(
     ctx: StepContext,
     *,
@@ -93,6 +93,15 @@ def assess(
         Field(ge=0, le=1, description="smaller estimated shares of pictures that show the target give no verdict"),
     ] = 0.7,
     permutation: Annotated[int, Field(ge=0, le=1_000_000, description="shuffles; 9999 to switch on")] = 0,
+    sampling: Annotated[
+        Literal["fixed", "adaptive"],
+        Field(description="fixed: run every picture; adaptive: by rounds, until a value is found or a gap is excluded"),
+    ] = "fixed",
+    smallest_gap: Annotated[float, Field(gt=0, lt=1, description="adaptive: the |phi| that must not be missed")] = 0.3,
+    power: Annotated[
+        float, Field(gt=0, lt=1, description="adaptive: least chance that such a gap is not given up too early")
+    ] = 0.8,
+    round_size: Annotated[int, Field(ge=1, le=1000, description="adaptive: pictures a group and round, at first")] = 5,
     label_map: LabelMapping = {},  # noqa: B006
     paper_mode: Annotated[bool, Field(description="the published rule alone: |phi| > threshold")] = False,
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95,
@@ -106,10 +115,17 @@ def assess(
     from runner.nodes.bias.audit import AuditOptions, audit, target_check_of
     from runner.nodes.bias.evidence import Evidence
 
+    if sampling == "adaptive" and (paper_mode or permutation):
+        other = "paper_mode" if paper_mode else "permutation"
+        raise StepError(
+            f"sampling: adaptive cannot go with {other}, which holds for a number of pictures fixed beforehand",
+            step=ctx.step, hint=f"Use sampling: fixed, or switch {other} off.",
+        )  # fmt: skip
     rules = Rules(
         threshold=threshold, alpha=alpha, min_group_size=min_group_size, fdr=fdr, fdr_scope=fdr_scope,
         confidence=confidence, permutation=permutation, paper_mode=paper_mode, seed=ctx.seed,
         target_check=target_check_of(images), min_precision=min_precision,
+        sampling=sampling, smallest_gap=smallest_gap, power=power, round_size=round_size,
     )  # fmt: skip
     options = AuditOptions(
         prediction=prediction, compete="task" if paper_mode else compete, label_map=label_map,
