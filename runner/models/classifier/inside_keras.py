@@ -80,4 +80,4 @@ def _logits(model: Any, body: bytearray, shape: list[int]) -> tuple[dict[str, An
     with torch.inference_mode():
         output = model(np.frombuffer(body, np.float32).reshape(shape), training=False)
     array = np.ascontiguousarray(keras.ops.convert_to_numpy(output), np.float32)
-    return {"shape": list(array.shape)}, memoryview(array).cast("B")
+    return {"shape": list(array.shape)}, array.data.cast("B")

@@ -37,8 +37,8 @@ def serve(file: int) -> Answer:
 
 
 def _read(file: int, sha256: str) -> bytes:
-    """The file, judged by the very bytes that are then used."""
-    with os.fdopen(file, "rb", closefd=False) as stream:
+    """The file, judged by the very bytes that are then used; its descriptor is closed."""
+    with os.fdopen(file, "rb") as stream:
         data = stream.read()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise Refusal("the file changed while it was being read")
@@ -57,7 +57,7 @@ class _Loaded:
         import torch
 
         if format == "torchscript":
-            self.network = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
+            self.network = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()  # type: ignore[no-untyped-call]
         elif format == "pt2":
             check_exported(data)
             program = torch.export.load(io.BytesIO(data))
@@ -98,7 +98,7 @@ class _Loaded:
         step = self.batch or max(1, len(batch))
         scores = torch.cat([self._forward(batch[i : i + step]) for i in range(0, len(batch), step)])
         array = np.ascontiguousarray(scores.float().numpy())
-        return {"shape": list(array.shape)}, memoryview(array).cast("B")
+        return {"shape": list(array.shape)}, array.data.cast("B")
 
     def _forward(self, batch: Any) -> Any:
         import torch

@@ -84,7 +84,7 @@ class FileClassifier(_FromPath):
     """A classifier in a file or folder of any supported format, recognised from its content."""
 
     provider: Literal["file"] = "file"
-    path: InputPath | HubName = Field(  # type: ignore[assignment]
+    path: InputPath | HubName = Field(
         description="the model's file or folder, asset:NAME, or hf-hub:OWNER/NAME[@REVISION] of a timm model"
     )
     format: Literal[

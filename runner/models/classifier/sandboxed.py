@@ -74,7 +74,7 @@ class SandboxedClassifier(Classifier):
         header = {"op": "logits", "shape": list(given.shape)}
         shape = "x".join(map(str, given.shape))
         try:
-            reply, data = self._sandbox.ask(header, memoryview(given).cast("B"), max_body=4 * len(given) * _MAX_WIDTH)
+            reply, data = self._sandbox.ask(header, given.data.cast("B"), max_body=4 * len(given) * _MAX_WIDTH)
         except SandboxFailure as error:
             raise SandboxFailure(f"{self.name}: {error.message}", hint=error.hint) from error
         except ModelRefused as error:

@@ -168,8 +168,12 @@ def _weight_files(path: Path) -> list[Path]:
     raise ModelRefused(
         f"{path}: there is no model.safetensors in this folder"
         + (f" (only {', '.join(old)}, a pickle)" if old else ""),
-        hint="Ask its author for safetensors, or say `trust: code` and `sha256:` with the hash of pytorch_model.bin, "
-        "to take its tensors out in a confined process.",
+        hint="Ask its author for safetensors."
+        + (
+            f" Or say `trust: code` and `sha256: {sha256_of([path / old[0]])}`, to take its tensors out in a confined process."
+            if old == ["pytorch_model.bin"]
+            else ""
+        ),
     )
 
 

@@ -71,6 +71,11 @@ class Sandbox:
         limits: Limits | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
+        if sys.platform != "linux":
+            raise ModelRefused(
+                "a model's process can only be confined on Linux",
+                hint="Convert the file to safetensors or ONNX there (`runner convert`).",
+            )
         self.limits = limits or Limits()
         self._lock = threading.Lock()
         given = {str(path) for path in readable}
@@ -188,8 +193,11 @@ def _start(
 
 def _limit_memory(pid: int, extra: int) -> None:
     """Let the child's address space grow by ``extra`` bytes over what its libraries take now."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + extra
+    try:
+        now = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:  # /proc may be hidden; libraries reserve far more addresses than they use
+        now = 32 << 30
+    limit = now + extra
     resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
 
 

@@ -23,6 +23,8 @@ _WRITING = 0o3 | 0o100 | 0o1000 | 0o2000
 """O_ACCMODE, O_CREAT, O_TRUNC, O_APPEND; O_TMPFILE needs a writing mode."""
 _OWNER_COMMANDS = (8, 10, 15)
 """fcntl: F_SETOWN, F_SETSIG, F_SETOWN_EX, by which a pipe would send signals to its other end."""
+_IOCTL_HARMLESS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+"""ioctl: TCGETS and TIOCGWINSZ (is this a terminal?), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX; there is no other need."""
 _PRCTL_FIXED = (1, 4)
 """prctl: PR_SET_PDEATHSIG and PR_SET_DUMPABLE stay as they are."""
 
@@ -65,8 +67,17 @@ _ARM64 = (
     5, 6, 7, 14, 15, 16, 26, 33, 34, 35, 36, 37, 38, 45, 46, 47, 52, 53, 54, 55, 88, 276,
     91, 143, 144, 145, 146, 147, 149, 151, 152, 154, 157, 159, 164, 274,
 )  # fmt: skip
-_SPECIAL_X86_64 = {"open": 2, "openat": 257, "clone": 56, "fcntl": 72, "prctl": 157, "tgkill": 234, "prlimit64": 302}
-_SPECIAL_ARM64 = {"openat": 56, "clone": 220, "fcntl": 25, "prctl": 167, "tgkill": 131, "prlimit64": 261}
+_SPECIAL_X86_64 = {
+    "ioctl": 16,
+    "open": 2,
+    "openat": 257,
+    "clone": 56,
+    "fcntl": 72,
+    "prctl": 157,
+    "tgkill": 234,
+    "prlimit64": 302,
+}
+_SPECIAL_ARM64 = {"ioctl": 29, "openat": 56, "clone": 220, "fcntl": 25, "prctl": 167, "tgkill": 131, "prlimit64": 261}
 _MISSING = (435, 437)
 """clone3 and openat2 hide their flags behind pointers: said not to exist, so that clone and openat are used."""
 
@@ -98,6 +109,9 @@ def _special(name: str, pid: int) -> list[bytes]:
         return [_argument(0), _op(_ANY_BIT, _CLONE_THREAD, 1, 0), _fail(errno.EPERM), _op(_RETURN, _ALLOW)]
     if name == "tgkill":  # a process may end itself, as abort() does
         return [_argument(0), _op(_EQUAL, pid, 1, 0), _fail(errno.EPERM), _op(_RETURN, _ALLOW)]
+    if name == "ioctl":
+        allowed = [line for value in _IOCTL_HARMLESS for line in (_op(_EQUAL, value, 0, 1), _op(_RETURN, _ALLOW))]
+        return [_argument(1), *allowed, _fail(errno.ENOTTY)]
     if name == "prlimit64":  # limits may be read, not set
         pointer = [_argument(2), _op(_EQUAL, 0, 0, 2), _argument(2, high=True), _op(_EQUAL, 0, 1, 0)]
         return [*pointer, _fail(errno.EPERM), _op(_RETURN, _ALLOW)]

@@ -76,6 +76,8 @@ FORBIDDEN = {
     "read other memory": LIBC + "check(libc.process_vm_readv(os.getppid(), None, 0, None, 0, 0))",
     "new name space": LIBC + "check(libc.unshare(0x10000000))",
     "mount": LIBC + "check(libc.mount(b'none', b'/tmp', b'tmpfs', 0, None))",
+    "push input to a terminal": "import fcntl; fcntl.ioctl(0, 0x5412, b'x')",
+    "set flags of a file": "import fcntl, json; fcntl.ioctl(open(json.__file__), 0x40086602, b'\\0' * 8)",
     "change root": "os.chroot('/')",
     "outlive the parent": LIBC + "check(libc.prctl(1, 0, 0, 0, 0))",
     "be looked into": LIBC + "check(libc.prctl(4, 1, 0, 0, 0))",

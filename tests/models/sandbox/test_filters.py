@@ -109,6 +109,8 @@ def test_the_filter_looks_at_arguments(machine):
     assert verdict(special["prlimit64"], 0, 7, 0x7F00000000) != ALLOW
     assert verdict(special["fcntl"], 0, 1) == ALLOW
     assert [verdict(special["fcntl"], 0, command) == ALLOW for command in (8, 10, 15)] == [False] * 3
+    assert verdict(special["ioctl"], 0, 0x5401) == ALLOW
+    assert [verdict(special["ioctl"], 0, command) == ALLOW for command in (0x5412, 0x8901, 0x40086602)] == [False] * 3
     assert verdict(special["prctl"], 15) == ALLOW
     assert [verdict(special["prctl"], option) == ALLOW for option in (1, 4)] == [False] * 2
 
