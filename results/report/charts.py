@@ -20,6 +20,7 @@ COLOURS = {
     "favoured": "var(--good)",
     "no_evidence": "var(--muted)",
     "held_back": "var(--held)",
+    "not_testable": "var(--held)",
     "insufficient_data": "var(--faint)",
     "undefined": "var(--faint)",
 }
@@ -28,6 +29,7 @@ SHAPES = {
     "favoured": "triangle-up",
     "no_evidence": "circle",
     "held_back": "diamond",
+    "not_testable": "square",
     "insufficient_data": "cross",
     "undefined": "cross",
 }
@@ -57,7 +59,7 @@ def _row(group: Mapping[str, Any], limits: tuple[str, str, str], text: str) -> d
     """One mark; ``limits`` name the columns of its value and interval."""
     verdict = group["verdict"] if group["verdict"] in SHAPES else "undefined"
     return {
-        "attribute": group["attribute"], "name": group["value"], **dict(zip(("value", "low", "high"), map(group.get, limits), strict=True)),
+        "attribute": group["circumstance"], "name": group["value"], **dict(zip(("value", "low", "high"), map(group.get, limits), strict=True)),
         "text": text, "verdict": verdict,
     }  # fmt: skip
 

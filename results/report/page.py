@@ -26,6 +26,7 @@ LARGE = 20 * 1024 * 1024
 SECTION_MODULES = (
     "results.report.sections.c2b",
     "results.report.sections.faces",
+    "results.report.sections.comparison",
     "results.report.sections.tables",
     "results.report.sections.run",
 )

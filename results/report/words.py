@@ -21,6 +21,7 @@ VERDICTS = {
     "favoured": "better",
     "no_evidence": "no evidence",
     "held_back": "held back",
+    "not_testable": "not testable",
     "insufficient_data": "too few images",
     "undefined": "undefined",
 }

@@ -80,7 +80,8 @@ def picture(seed, right):
     return out.getvalue()
 
 
-def audit(twist=lambda text: text, run_id=RUN, truth=True, thumbnails=6):
+def audit(twist=lambda text: text, run_id=RUN, truth=True, thumbnails=6, evidence=False):
+    """``evidence``: with a verifier, measured groups, separability and a second classifier."""
     t = twist
     rows = _groups(t, thumbnails)
     steps = {
@@ -89,11 +90,68 @@ def audit(twist=lambda text: text, run_id=RUN, truth=True, thumbnails=6):
         "images": {"c2b_caption": _captions(t), "c2b_retrieval": _retrieval(t), "c2b_retrieval_count": _counts(t)},
         "corpus": {"corpus_source": _sources(t)},
         "verdict": rows,
-        "stability": {"c2b_stability": _stability(t)},
+        "stability": {"c2b_stability": _captioned(_stability(t))},
     }
     if truth:
-        steps["truth"] = {"c2b_truth": _truth(t)}
+        steps["truth"] = {"c2b_truth": _captioned(_truth(t))}
+    if evidence:
+        steps |= _evidence(t, rows)
     return Audit(_run(t, run_id, list(steps)), steps)
+
+
+def _evidence(t, rows):
+    """Further steps; ``rows`` of the assessment get groups by measurement and one that is not testable."""
+    own = [g for g in rows["c2b_group"] if (g["target"], g["attribute"]) == (t("cat"), t("lighting"))][:2]
+    rows["c2b_group"] += [{**g, "value_source": "measured"} for g in own]
+    snow = next(g for g in rows["c2b_group"] if g["value"] == t("sofa"))
+    snow |= {
+        "verdict": "not_testable",
+        "verdict_reason": t("grass and sofa fetch the same pictures"),
+        "separable": False,
+    }
+    lighting = {"target": t("cat"), "attribute": t("lighting")}
+    place = {"source_id": t("photos"), "uri": t("1.jpg")}
+    bins = [
+        {**lighting, "value": t(value), "measure": "luminance", "unit": t("share of white"), "low": low, "high": high,
+         "category": None, "n": 100, "pool": 300, "rule": t("lowest and highest third")}
+        for value, low, high in (("dark", 0.02, 0.21), ("bright", 0.55, 0.97))
+    ]  # fmt: skip
+    precision = {"images": 100, "said_yes": 80, "said_no": 20, "retrieved_precision": 0.82, "retrieved_low": 0.7,
+                 "retrieved_high": 0.92, "target_precision": 0.97, "target_low": 0.9, "target_high": 1.0,
+                 "value_images": 0, "value_precision": None}  # fmt: skip
+    verifiers = [
+        {"verifier": t("an ImageNet classifier"), "target": t(target), "labels": [t("tabby")], "positives": 60, "negatives": 180,
+         "sensitivity": 0.9, "sensitivity_low": 0.8, "sensitivity_high": 0.95, "specificity": 0.97, "specificity_low": 0.9,
+         "specificity_high": 0.99, "usable": target != "horse", "reason": None if target != "horse" else t("no label means it")}
+        for target in TARGETS
+    ]  # fmt: skip
+    separability = [
+        {"target": t(target), "attribute": t(attribute), "value": t(value), "overlap": 0.9 if value == "sofa" else 0.1, "margin": 1.2,
+         "measure": "luminance" if attribute == "lighting" else None, "auc": 0.8 if attribute == "lighting" else None,
+         "separable": value != "sofa", "reason": t("grass and sofa fetch the same pictures") if value == "sofa" else None}
+        for (target, attribute), values in GROUPS.items() for value in values
+    ]  # fmt: skip
+    return {
+        "binding": {"c2b_binding": [{**lighting, "measure": "luminance", "bias_values": [t("dark"), t("bright")], "source": "llm"},
+                                    {"target": t("dog"), "attribute": t("age"), "bias_values": [t("puppy"), t("adult")], "source": "none",
+                                     "reason": t("no measurement fits")}]},
+        "checked": {"c2b_verifier": verifiers, "c2b_target_check": [{**place, "target": t("cat"), "shows": True, "score": 0.8}],
+                    "c2b_value_check": [{**place, **lighting, "value": t("dark")}],
+                    "c2b_precision": [{**lighting, "value": t("dark"), "value_source": "caption", **precision}]},
+        "measured": {"c2b_bin": bins, "c2b_measurement": [{**place, "measure": "luminance", "measured": 0.2, "category": None}],
+                     "c2b_measured_member": [{**lighting, "value": t("dark"), "measure": "luminance", **place, "measured": 0.2}]},
+        "separable": {"c2b_separability": separability},
+        "comparison": {"c2b_comparison": _comparison(t)},
+    }  # fmt: skip
+
+
+def _comparison(t):
+    names = {"first": t("old pets"), "second": t("new pets")}
+    total = {"n": 200, "both_right": 150, "only_first": 30, "only_second": 5, "both_wrong": 15, "acc_first": 0.9, "acc_second": 0.775,
+             "difference": -0.125, "low": -0.18, "high": -0.07, "mcnemar_p": 2e-5, "q_bh": 2e-5, "verdict": "worse"}  # fmt: skip
+    group = {"target": t("cat"), "attribute": t("lighting"), "value": t("dark"), "value_source": "caption",
+             "verdict_first": "no_evidence", "verdict_second": "disfavoured"}  # fmt: skip
+    return [{**names, **total}, {**names, "target": t("cat"), **total}, {**names, **group, **total}]
 
 
 def _pooled(t):
@@ -108,6 +166,11 @@ def _pooled(t):
             "q_bh": 1e-8,
         },
     ]
+
+
+def _captioned(rows):
+    """Without measurement every group is one of captions."""
+    return [{"value_source": "caption", **row} for row in rows]
 
 
 def _groups(t, thumbnails):
@@ -178,8 +241,8 @@ def _groups(t, thumbnails):
         )  # fmt: skip
     gate = [_gate(None, 262, 300)] + [_gate(t(name), 80 + i * 4, 100) for i, name in enumerate(TARGETS)]
     return {
-        "c2b_group": groups, "c2b_attribute_test": tests, "c2b_pooled_test": _pooled(t), "c2b_gate": gate,
-        "c2b_prediction": predictions, "c2b_member": members, "c2b_example": examples,
+        "c2b_group": _captioned(groups), "c2b_attribute_test": _captioned(tests), "c2b_pooled_test": _captioned(_pooled(t)),
+        "c2b_gate": gate, "c2b_prediction": predictions, "c2b_member": _captioned(members), "c2b_example": _captioned(examples),
     }  # fmt: skip
 
 
@@ -282,7 +345,8 @@ def _truth(t):
 
 
 USES = {"biases": "c2b.propose", "captions": "c2b.caption", "images": "retrieval.search", "corpus": "retrieval.index",
-        "verdict": "c2b.assess", "stability": "c2b.stability", "truth": "c2b.truth"}  # fmt: skip
+        "verdict": "c2b.assess", "stability": "c2b.stability", "truth": "c2b.truth", "binding": "c2b.bind", "checked": "c2b.verify",
+        "measured": "c2b.measure", "separable": "c2b.separability", "comparison": "c2b.compare"}  # fmt: skip
 
 
 def _run(t, run_id, steps):

@@ -45,7 +45,9 @@ def pages(tmp_path_factory):
     audit().store(store)
     audit(hostile, run_id="hostile").store(store)
     audit(lambda text: f"{text} " * 900, run_id="long").store(store)
-    return {run: render(store, run) for run in (RUN, "hostile", "long")}
+    audit(run_id="evidence", evidence=True).store(store)
+    audit(hostile, run_id="hostile evidence", evidence=True).store(store)
+    return {run: render(store, run) for run in (RUN, "hostile", "long", "evidence", "hostile evidence")}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,17 @@ def test_hidden_labels_only_where_there_are_any(store):
     assert "idden labels" not in text
 
 
-@pytest.mark.parametrize("run", [RUN, "hostile", "long"])
+def test_what_the_verdicts_rest_on_is_shown(pages):
+    text = Outline(pages["evidence"]).text
+    for said in (
+        "Do the pictures show the class?", "no: no label means it", "On the pictures of cat that measure as dark", "luminance 0.02",
+        "lowest and highest third", "no measurement fits", "Told apart: 18 values; not told apart: 1", "not testable",
+        "grass and sofa fetch the same pictures", "new pets against old pets", "new pets is worse in 1 circumstance", "lighting (measured)",
+    ):  # fmt: skip
+        assert said in text, said
+
+
+@pytest.mark.parametrize("run", [RUN, "hostile", "long", "evidence", "hostile evidence"])
 def test_nothing_in_the_page_can_act(pages, run):
     page = Outline(pages[run])
     assert not {"script", "iframe", "object", "embed", "form", "base", "audio", "video"} & set(page.tags)
@@ -108,7 +120,7 @@ def test_nothing_in_the_page_can_act(pages, run):
     for tag, name, value in page.attributes:
         if name in ("src", "href", "xlink:href", "action", "srcset", "background"):
             assert value.startswith(("data:", "#")), (tag, name, value)
-    assert "{{" not in pages[RUN] and "49" not in re.findall(r"\{\{(.*?)\}\}", pages["hostile"])
+    assert "{{" not in pages[RUN] + pages["evidence"] and "49" not in re.findall(r"\{\{(.*?)\}\}", pages["hostile"])
     assert "url(" not in pages[run] and "@import" not in pages[run]
     policies = [v for tag, name, v in page.attributes if tag == "meta" and name == "content" and "default-src" in v]
     assert policies == [
@@ -118,10 +130,11 @@ def test_nothing_in_the_page_can_act(pages, run):
 
 def test_hostile_words_change_nothing_but_words(pages):
     """The same elements in the same order: no string of others made or closed a tag."""
-    ours, theirs = Outline(pages[RUN]).tags, Outline(pages["hostile"]).tags
     drawn = {"path", "g", "text", "line", "rect", "tspan"}
-    assert [t for t in ours if t not in drawn] == [t for t in theirs if t not in drawn]
-    assert "\u202e" not in pages["hostile"] and "\x07" not in pages["hostile"]
+    for ours, theirs in ((RUN, "hostile"), ("evidence", "hostile evidence")):
+        tags = [[t for t in Outline(pages[run]).tags if t not in drawn] for run in (ours, theirs)]
+        assert tags[0] == tags[1]
+        assert "\u202e" not in pages[theirs] and "\x07" not in pages[theirs]
 
 
 def test_endless_words_are_cut(pages):

@@ -9,29 +9,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from results.report import charts
+from results.report.evidence import evidence_parts
 from results.report.page import Part, Request, Section
 from results.report.words import unpacked
-from results.tables import step_tables
 
 if TYPE_CHECKING:
     from results.store import Reader
 
 Row = dict[str, Any]
-Key = tuple[str, str, str]
+Key = tuple[str, str, str, str | None]
 
-TABLES = frozenset(name for name in step_tables() if name.startswith("c2b_")) | {"corpus_source"}
 
 GROUPS = """
 SELECT * EXCLUDE (run), (SELECT min(a.chi2_p) FROM c2b_attribute_test a
     WHERE a.run_id = v.run_id AND a.variant = v.variant AND a.step = v.step AND a.target = v.target
-          AND a.attribute = v.attribute) AS chi2_p
+          AND a.attribute = v.attribute AND a.value_source IS NOT DISTINCT FROM v.value_source) AS chi2_p
 FROM verdicts v WHERE run_id = $run
-ORDER BY variant, step, target, attribute, phi NULLS LAST, value
+ORDER BY variant, step, target, attribute, value_source, phi NULLS LAST, value
 """
 EXAMPLES = """
-SELECT variant, step, target, attribute, value, correct, pred, uri, thumbnail
+SELECT variant, step, target, attribute, value, value_source, correct, pred, uri, thumbnail
 FROM c2b_example WHERE run_id = $run
-QUALIFY row_number() OVER (PARTITION BY variant, step, target, attribute, value, correct
+QUALIFY row_number() OVER (PARTITION BY variant, step, target, attribute, value, value_source, correct
                            ORDER BY similarity DESC NULLS LAST, uri) <= $most
 ORDER BY similarity DESC NULLS LAST, uri
 """
@@ -42,6 +41,31 @@ PLAIN = ("c2b_gate", "c2b_pooled_test", "c2b_stability", "corpus_source")
 VIEWS = ("dropped_proposals", "retrieval_quality")
 FINDINGS = ("disfavoured", "favoured")
 JUDGED = (*FINDINGS, "no_evidence")
+EVIDENCE = ("c2b_verifier", "c2b_precision", "c2b_separability", "c2b_bin", "c2b_binding")
+
+
+TABLES = frozenset(
+    [
+        "c2b_attribute",
+        "c2b_caption",
+        "c2b_retrieval",
+        "c2b_retrieval_count",
+        "c2b_prediction",
+        "c2b_member",
+        "c2b_group",
+        "c2b_attribute_test",
+        "c2b_pooled_test",
+        "c2b_gate",
+        "c2b_example",
+        "c2b_stability",
+        "c2b_truth",
+        "c2b_measurement",
+        "c2b_measured_member",
+        "c2b_target_check",
+        "c2b_value_check",
+        "corpus_source",
+    ]
+) | set(EVIDENCE)
 
 
 @dataclass(frozen=True)
@@ -60,13 +84,13 @@ class Audit:
 def collect(read: Reader, request: Request) -> list[Audit] | None:
     """The audits of a run, or None where it holds none."""
     of_run = {"run": request.run_id}
-    groups = read(GROUPS, of_run).to_pylist()
+    groups = [{**row, "circumstance": circumstance(row)} for row in read(GROUPS, of_run).to_pylist()]
     proposals = read("SELECT 1 FROM c2b_attribute WHERE run_id = $run LIMIT 1", of_run).num_rows
     if not groups and not proposals:
         return None
     examples = read(EXAMPLES, {**of_run, "most": request.examples}).to_pylist()
     images = {(r["variant"], r["step"]): r["images"] for r in read(IMAGES, of_run).to_pylist()}
-    others = {name: read(_all_of(name), of_run).to_pylist() for name in (*PLAIN, *VIEWS)}
+    others = {name: read(_all_of(name), of_run).to_pylist() for name in (*PLAIN, *EVIDENCE, *VIEWS)}
     places = list(dict.fromkeys((g["variant"], g["step"]) for g in groups)) or [("", "")]
     return [_audit(place, len(places) > 1, groups, examples, images, others) for place in places]
 
@@ -97,8 +121,13 @@ def _audit(
 
 
 def key_of(row: Row) -> Key:
-    """(target, attribute, value)."""
-    return row["target"], row["attribute"], row["value"]
+    """(target, attribute, value, value_source)."""
+    return row["target"], row["attribute"], row["value"], row["value_source"]
+
+
+def circumstance(row: Row) -> str:
+    """The attribute, and that it was measured where it was: both kinds of groups may stand side by side."""
+    return f"{row['attribute']} (measured)" if row["value_source"] == "measured" else str(row["attribute"])
 
 
 def parts(audits: Sequence[Audit]) -> list[Part]:
@@ -123,6 +152,7 @@ def _parts_of(audit: Audit) -> Iterable[Part | None]:
     yield _plots(audit)
     yield _examples(audit)
     yield _held_back(audit)
+    yield from evidence_parts(audit.rows)
     yield _plain(audit, "gate", "Sanity check on neutral pictures", "c2b_gate")
     yield _truth(audit)
     yield _plain(audit, "stability", "Would it come out the same again?", "c2b_stability")
@@ -164,14 +194,16 @@ def _verdicts(audit: Audit) -> Part | None:
 
 def other_values(group: Row, groups: Iterable[Row]) -> list[str]:
     """The values that a group is compared with: those of its attribute that have images."""
-    same = [g for g in groups if (g["target"], g["attribute"]) == (group["target"], group["attribute"]) and g["n"]]
+    same = [
+        g for g in groups if (g["target"], g["circumstance"]) == (group["target"], group["circumstance"]) and g["n"]
+    ]
     return [g["value"] for g in same if g["value"] != group["value"]]
 
 
 def _by_attribute(groups: Iterable[Row]) -> list[tuple[tuple[str, str], list[Row]]]:
     found: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for group in groups:
-        found[group["target"], group["attribute"]].append(group)
+        found[group["target"], group["circumstance"]].append(group)
     return list(found.items())
 
 
@@ -198,7 +230,7 @@ def _examples(audit: Audit) -> Part | None:
     shown = [{"group": g, "examples": _right_and_wrong(audit, g)} for g in audit.groups if key_of(g) in audit.examples]
     by_attribute: dict[tuple[str, str], list[Any]] = defaultdict(list)
     for entry in shown:
-        by_attribute[entry["group"]["target"], entry["group"]["attribute"]].append(entry)
+        by_attribute[entry["group"]["target"], entry["group"]["circumstance"]].append(entry)
     if not shown:
         return None
     return Part("examples", "Example pictures", "c2b_examples.html.jinja", {"attributes": list(by_attribute.items())})
