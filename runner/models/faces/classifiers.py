@@ -43,10 +43,11 @@ class Window:
         """float32 [side, side, 3] (RGB) of one picture of any size."""
         from PIL.Image import Resampling
 
-        width, height = image.size
-        box = tuple(share * length for share, length in zip(self.box, (width, height) * 2, strict=True))
+        (width, height), (left, top, right, bottom) = image.size, self.box
+        box = (left * width, top * height, right * width, bottom * height)
         scaled = image.convert("RGB").resize((self.side, self.side), Resampling.BILINEAR, box)
-        return (np.asarray(scaled, np.float32) - np.float32(self.mean)) / np.float32(self.scale)
+        pixels = np.asarray(scaled, np.float32) - np.asarray(self.mean, np.float32)
+        return np.asarray(pixels / np.float32(self.scale), np.float32)
 
 
 WINDOWS = {
@@ -99,7 +100,7 @@ class DlibGender(FaceClassifier):
         """Logarithms of the two probabilities, float32 [n, 2]."""
         given = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
         (shares,) = self._session.run(["probabilities"], {"images": given})
-        return np.log(np.maximum(np.asarray(shares, np.float32), np.float32(1e-12)))
+        return np.asarray(np.log(np.maximum(shares, 1e-12)), np.float32)
 
 
 class FaceRes(FaceClassifier):
@@ -122,7 +123,8 @@ class FaceRes(FaceClassifier):
     def descriptors(self, batch: FloatArray) -> FloatArray:
         """Descriptions of unit length, float32 [n, 1024]; cosines near 1 mean the same person."""
         found = self._run(batch, "global_pooling/Mean")
-        return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.float32(1e-12))
+        length = np.linalg.norm(found, axis=1, keepdims=True)
+        return np.asarray(found / np.maximum(length, 1e-12), np.float32)
 
     def _run(self, batch: FloatArray, output: str) -> FloatArray:
         import torch
@@ -147,7 +149,7 @@ class Gear(FaceClassifier):
         import torch
 
         (shares,) = self._graph.run(torch.from_numpy(batch), ["Identity_1"])
-        return np.log(np.maximum(shares.numpy()[:, ::-1], np.float32(1e-12)))
+        return np.asarray(np.log(np.maximum(shares.numpy()[:, ::-1], 1e-12)), np.float32)
 
 
 NETWORKS: dict[str, Any] = {"dlib_gender": DlibGender, "faceres": FaceRes, "gear": Gear}

@@ -85,7 +85,7 @@ class AttentionRefinement(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, inside, h, w] -> [n, 128, h, w]."""
-        features = self.conv(x)
+        features: Tensor = self.conv(x)
         return features * torch.sigmoid(self.bn_atten(self.conv_atten(features.mean((2, 3), keepdim=True))))
 
 
