@@ -21,7 +21,7 @@ from runner.nodes.bias.evaluation_labeller import (
     sampled,
     snapped,
 )
-from runner.nodes.bias.evaluation_matches import common_targets, found_groups
+from runner.nodes.bias.evaluation_matches import common_targets, found_groups, found_keywords
 from runner.nodes.bias.evaluation_steps import GroundTruth, agreement, b2t, evaluate, ground_truth
 from runner.nodes.bias.evaluation_truth import class_names
 from runner.nodes.bias.predict import Place
@@ -188,6 +188,16 @@ def test_detected_by_the_papers_rule_or_by_verdict():
     verdict = found_groups(GROUPS, [], "{target} {value}", threshold=0.05, rule="verdict")
     assert [f.detected for f in verdict] == [True, False, False, False, False]
     assert [f.text for f in point[:2]] == ["smiling dark", "smiling bright"]
+
+
+def test_keywords_against_a_class_count_as_disfavoured():
+    rows = [
+        {"target": "cat", "keyword": k, "caption": k, "score": s} for k, s in (("a", 2.0), ("b", -0.05), ("c", None))
+    ]
+    assert [(f.value, f.score, f.detected) for f in found_keywords(rows, 0.05)] == [
+        ("a", -2.0, True),
+        ("b", 0.05, False),
+    ]
 
 
 def test_captions_of_the_audit_are_what_is_matched(tmp_path):
