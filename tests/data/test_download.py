@@ -3,7 +3,10 @@
 import gzip
 import io
 import ipaddress
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -201,6 +204,37 @@ def test_a_closed_port_and_a_server_without_tls_have_reasons(server):
         port = free.getsockname()[1]
     assert reason(f"http://127.0.0.1:{port}/x.png") == "connection_failed"
     assert reason(link(server, "png").replace("http:", "https:")) == "tls_failure"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    names = ["-subj", "/CN=pictures.example", "-addext", "subjectAltName=DNS:pictures.example"]
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *names, *files]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command for a certificate")
+def test_a_certificate_must_fit_the_name_in_the_link_not_the_address(certificate, monkeypatch):
+    names = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    context.sni_callback = lambda sock, name, ctx: names.append(name)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: [(socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))])
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads, server.seen = True, []
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"https://pictures.example:{server.server_port}/png"
+        assert reason(url) == "tls_failure" and server.seen == []  # nobody vouches for it
+        trusting = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
+        monkeypatch.setattr(download, "_tls", lambda: trusting)
+        assert fetch(url) == PNG
+        assert reason(url.replace("pictures", "other")) == "tls_failure"
+        server.shutdown()
+    assert names == ["pictures.example", "pictures.example", "other.example"] and len(server.seen) == 1
 
 
 # --- where a link may lead -------------------------------------------------------------------------------------------

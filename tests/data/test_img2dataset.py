@@ -203,6 +203,23 @@ def test_a_shard_where_everything_failed_or_whose_pictures_are_gone_is_reported(
     assert problems == {"failed_to_download": 6, "failed_to_resize": 1, "missing_shard": 2}
 
 
+def test_a_damaged_shard_of_the_format_parquet_does_not_cost_the_others(tmp_path):
+    root = write_shard(tmp_path / "out", mixed(), form="parquet")
+    write_shard(root, mixed(1), 1, form="parquet")
+    whole = (root / "00001.parquet").read_bytes()
+    (root / "00001.parquet").write_bytes(whole[: len(whole) // 2])
+    records, problems = read(opened(root, limit=100))
+    assert len(records) == 7 and problems == {**FAILED, "damaged_file": 1, "damaged_parquet": 1}
+
+
+def test_a_picture_that_is_null_though_its_row_succeeded_is_missing(tmp_path):
+    rows = mixed()
+    rows[4]["data"] = None
+    root = write_shard(tmp_path / "out", rows, form="parquet")
+    (root / "00000_stats.json").unlink()
+    assert read(opened(root))[1] == {**FAILED, "missing_member": 1}
+
+
 def test_a_folder_without_shards_says_what_was_expected(tmp_path):
     with pytest.raises(DataError, match="no shard") as error:
         opened(tmp_path).shards()

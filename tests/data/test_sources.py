@@ -457,6 +457,15 @@ def test_a_damaged_parquet_file_does_not_cost_the_others(tmp_path):
     assert uris(source) == ["a.parquet#0"] and source.problems.counts() == {"damaged_file": 1}
 
 
+def test_asking_for_a_row_of_a_file_that_was_damaged_since_is_one_clear_error(tmp_path):
+    path = parquet(tmp_path / "p.parquet", {"png": [png(0)]})
+    source = open_source({"parquet": str(path)})
+    assert uris(source) == ["p.parquet#0"]
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"p\.parquet cannot be read"):
+        list(source.read_many(["p.parquet#0"]))
+
+
 def test_parquet_without_pictures_names_its_columns(tmp_path):
     parquet(tmp_path / "p.parquet", {"url": ["http://x"], "text": ["y"]})
     with pytest.raises(DataError, match="url, text"):

@@ -247,6 +247,17 @@ def test_a_machine_without_a_network_stops_instead_of_keeping_an_empty_index(ser
     assert read(open_source(few)) == ([], {"dns_failure": 1, "refused_scheme": 1})
 
 
+def test_what_strangers_write_does_not_reach_the_terminal_as_it_is(server, tmp_path):
+    pq.write_table(pa.table({"url": ["http://a\x1b[2Jb/"]}), tmp_path / "a.parquet")
+    source = open_source({"urls": str(tmp_path / "a.parquet")})
+    assert read(source)[1] == {"bad_url": 1} and all((p.where + p.detail).isprintable() for p in source.problems)
+
+
+def test_patience_and_haste_make_no_other_source(server, tmp_path):
+    spec = listed(tmp_path / "a.txt", link(server, 1))
+    assert open_source(spec | {"timeout": 5, "concurrency": 2}).spec == open_source(spec).spec
+
+
 # --- shards ----------------------------------------------------------------------------------------------------------
 
 

@@ -169,10 +169,11 @@ def _urls(spec: UrlsSource) -> Source:
             f"RUNNER_ALLOW_ADDRESSES={text!r}: {error}", hint="Write addresses like 10.1.0.0/16."
         ) from error
     fetcher = Fetcher(timeout=spec.timeout, max_bytes=spec.max_bytes, allowed=allowed)
+    plain = {name: value for name, value in spec.plain().items() if name not in ("timeout", "concurrency")}
     return Urls(
         files,
         spec.name or files[0].name.partition(".")[0] or "urls",
-        spec.plain(),
+        plain,  # how fast and how patiently links are fetched makes no other source
         limit=spec.limit,
         columns=Columns(spec.url_column, spec.caption_column, spec.columns),
         fetcher=fetcher,

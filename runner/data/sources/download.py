@@ -43,11 +43,20 @@ JUDGED_ALONE = frozenset({"bad_url", "refused_scheme", "credentials_in_url", "re
 
 
 class DownloadFailed(Exception):
-    """A link gave no picture. ``reason`` is a stable short name; ``reached`` whether a server answered at all."""
+    """A link gave no picture. ``reason`` is a stable short name; ``reached`` whether a server answered at all.
+
+    ``detail`` may hold words of the server: nothing in it controls a terminal.
+    """
 
     def __init__(self, reason: str, detail: str = "", *, reached: bool = True) -> None:
+        detail = printable(detail)
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.detail, self.reached = reason, detail, reached
+
+
+def printable(text: str, most: int = 200) -> str:
+    """A stranger's text as it can be shown: bounded, and without control characters."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text[:most])
 
 
 class Target(NamedTuple):

@@ -124,8 +124,11 @@ class Parquet(FileSource):
                 raise DataError(f"source {self.source_id} has no record {uri}")
             wanted[name].add(int(row))
         for name, rows in sorted(wanted.items()):
-            with pq.ParquetFile(self._paths[name]) as file:
-                yield from self._read_rows(file, name, rows)
+            try:
+                with pq.ParquetFile(self._paths[name]) as file:
+                    yield from self._read_rows(file, name, rows)
+            except _READ_ERRORS as error:
+                raise DataError(f"source {self.source_id}: {name} cannot be read ({error})") from error
 
     def _read_rows(self, file: pq.ParquetFile, name: str, rows: set[int]) -> Iterator[tuple[str, bytes]]:
         image = self._column(file, "image", name)

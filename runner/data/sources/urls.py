@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from runner.data.sources.base import Record, Shard, Source, chunked, clean_caption, digest
-from runner.data.sources.download import JUDGED_ALONE, DownloadFailed, Fetcher, image_kind, parse
+from runner.data.sources.download import JUDGED_ALONE, DownloadFailed, Fetcher, image_kind, parse, printable
 from runner.data.sources.links import EXTRA, HASHES, Columns, read_links
 from runner.errors import DataError
 
@@ -130,7 +130,7 @@ class Urls(Source):
                 reached = True
                 yield Record(self.source_id, link.url, outcome, clean_caption(link.caption), dict(link.extra))
                 continue
-            self.problems.add(outcome.reason, link.url[:_SHOWN], outcome.detail, shard=shard.name)
+            self.problems.add(outcome.reason, printable(link.url, _SHOWN), outcome.detail, shard=shard.name)
             if outcome.reason not in JUDGED_ALONE:
                 reached |= outcome.reached
                 silent.add(parse(link.url).host)
@@ -170,11 +170,11 @@ class Urls(Source):
         rows = self._links.filter(pc.is_in(self._links["url"], pa.array(wanted, pa.string()))).to_pylist()
         unknown = set(wanted) - {row["url"] for row in rows}
         if unknown:
-            raise DataError(f"source {self.source_id} has no record {min(unknown)[:_SHOWN]}")
+            raise DataError(f"source {self.source_id} has no record {printable(min(unknown), _SHOWN)}")
         for link, outcome in _ahead(self._try, [_link(row) for row in rows], self._concurrency):
             if isinstance(outcome, DownloadFailed):
                 raise DataError(
-                    f"source {self.source_id}: {link.url[:_SHOWN]} cannot be fetched any more ({outcome})",
+                    f"source {self.source_id}: {printable(link.url, _SHOWN)} cannot be fetched any more ({outcome})",
                     hint=f"It was kept in {self._folder} when it was indexed. Index again to leave it out.",
                 )
             yield link.url, outcome
