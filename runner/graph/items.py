@@ -8,7 +8,10 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from runner.errors import DataError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value BLOB NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID;
@@ -41,7 +44,7 @@ class SqliteItems:
 
     def get(self, key: str) -> bytes | None:
         """The stored bytes, or None."""
-        with self._lock:
+        with self._lock, self._named():
             row = self._connection.execute("SELECT value, digest FROM items WHERE key = ?", (key,)).fetchone()
         if row is None or _digest(key, row[0]) != row[1]:
             return None
@@ -50,14 +53,14 @@ class SqliteItems:
     def put(self, key: str, value: bytes) -> None:
         """Store; on disk when this returns."""
         row = (key, value, _digest(key, value))
-        with self._lock, self._connection:
+        with self._lock, self._named(), self._connection:
             self._connection.execute("INSERT OR REPLACE INTO items VALUES (?, ?, ?)", row)
 
     def file_sha256(self, path: Path) -> str:
         """SHA-256 (hex) of a file, from memory where path, size, mtime and inode are as they were."""
         name, status = str(path), path.stat()
         stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
-        with self._lock:
+        with self._lock, self._named():
             known = self._connection.execute(
                 "SELECT sha256 FROM files WHERE path = ? AND size = ? AND mtime = ? AND inode = ?", (name, *stamp)
             ).fetchone()
@@ -66,9 +69,20 @@ class SqliteItems:
         digest = sha256_of(path)
         # A file touched within the clock's grain may change again under the same stamp: do not remember it yet.
         if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
-            with self._lock, self._connection:
+            with self._lock, self._named(), self._connection:
                 self._connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", (name, *stamp, digest))
         return digest
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """An error of SQLite as one that a user can act on."""
+        try:
+            yield
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"the item cache {self.path} cannot be used: {error}",
+                hint="if it is damaged, move it aside: what it held is then computed again",
+            ) from error
 
     def close(self) -> None:
         """Close the file."""

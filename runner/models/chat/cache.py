@@ -1,23 +1,26 @@
 """The reply cache: one SQLite table, shared by all processes of a workspace.
 
 Write-ahead log with ``synchronous=NORMAL``: a killed process loses nothing that ``put`` returned from. Nothing is ever
-evicted. What may be stored (no errors, no empty and no cut replies) is the client's decision.
+evicted. Each reply carries a digest: one that was damaged on disk counts as not there. What may be stored (no errors, no empty and no cut replies) is the client's decision.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from runner.errors import DataError
 from runner.models.chat.wire import RawReply
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS replies (
+CREATE TABLE IF NOT EXISTS sealed_replies (
   key TEXT PRIMARY KEY, text TEXT NOT NULL, finish_reason TEXT NOT NULL, model TEXT NOT NULL,
-  prompt_tokens INTEGER, completion_tokens INTEGER, created REAL NOT NULL
+  prompt_tokens INTEGER, completion_tokens INTEGER, created REAL NOT NULL, digest BLOB NOT NULL
 ) WITHOUT ROWID
 """
 _BUSY_SECONDS = 60.0
@@ -33,15 +36,22 @@ class ReplyCache:
         self._connection: sqlite3.Connection | None = None
 
     def get(self, key: str) -> RawReply | None:
-        """The stored reply, or None. Raises ``DataError`` when the file is damaged."""
-        query = "SELECT text, finish_reason, model, prompt_tokens, completion_tokens FROM replies WHERE key = ?"
-        row = self._run(query, (key,))
-        return RawReply(*row) if row else None
+        """The stored reply, or None where there is none or its bytes changed. ``DataError``: the file cannot be read."""
+        row = self._stored(key)
+        return RawReply(*row[:-1]) if row and row[-1] == _digest(key, row[:-1]) else None
 
     def put(self, key: str, reply: RawReply) -> None:
-        """Store; there when this returns. The first reply to a key stays."""
+        """Store; there when this returns. The first reply to a key stays, unless it was damaged."""
         values = (reply.text, reply.finish_reason, reply.model, reply.prompt_tokens, reply.completion_tokens)
-        self._run("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", (key, *values, time.time()))
+        found = self._stored(key)
+        if found and found[-1] != _digest(key, found[:-1]):
+            self._run("DELETE FROM sealed_replies WHERE key = ? AND digest = ?", (key, found[-1]))
+        row = (key, *values, time.time(), _digest(key, values))
+        self._run("INSERT OR IGNORE INTO sealed_replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def _stored(self, key: str) -> tuple[Any, ...] | None:
+        query = "SELECT text, finish_reason, model, prompt_tokens, completion_tokens, digest FROM sealed_replies WHERE key = ?"
+        return self._run(query, (key,))
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
@@ -50,14 +60,13 @@ class ReplyCache:
                 self._connection.close()
                 self._connection = None
 
-    def _run(self, statement: str, values: tuple[object, ...]) -> tuple[str, str, str, int | None, int | None] | None:
+    def _run(self, statement: str, values: tuple[object, ...]) -> tuple[Any, ...] | None:
         with self._lock:
             try:
                 if self._connection is None:
                     self._connection = self._open()
-                row: tuple[str, str, str, int | None, int | None] | None
-                row = self._connection.execute(statement, values).fetchone()
-            except sqlite3.Error as error:
+                row: tuple[Any, ...] | None = self._connection.execute(statement, values).fetchone()
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 raise DataError(
                     f"the reply cache {self.path} cannot be used: {error}",
                     hint="if it is damaged, move it aside: replies are then asked for again",
@@ -71,3 +80,7 @@ class ReplyCache:
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(_SCHEMA)
         return connection
+
+
+def _digest(key: str, values: tuple[Any, ...]) -> bytes:
+    return hashlib.sha256(json.dumps([key, *values]).encode("utf8", "surrogatepass")).digest()
