@@ -10,7 +10,7 @@ from runner import assets
 from runner.context import StepContext, local_context
 from runner.nodes.faces.steps import FaceParts, Faces, generate, parts
 
-PEOPLE = 20
+PEOPLE = 10
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from runner.data.sources import open_source
 from runner.data.sources.specs import FolderSource
 from runner.errors import DataError
 from runner.models.faces.classifiers import DlibGender, FaceRes
-from runner.nodes.faces.steps import FaceParts, Faces, association, counterfactual, generate
+from runner.nodes.faces.steps import FaceParts, Faces, association, counterfactual, generate, parts
 
 pytestmark = pytest.mark.assets
 
@@ -75,25 +75,44 @@ def test_association_counts_everybody_once(measured: FaceParts, people: Faces, t
         )
 
 
-def test_more_hair_is_more_hair_and_the_same_person(
-    people: Faces, measured: FaceParts, context: StepContext, tmp_path: Path
-) -> None:
+def test_pairs_are_drawn_measured_checked_and_asked(people: Faces, measured: FaceParts, context: StepContext) -> None:
     classifiers = {"dlib": DlibGender(assets.ensure("face-gender-dlib").path)}
     faceres = FaceRes(assets.ensure("faceres").path)
     found = counterfactual(
-        context, people=people, measurements=measured, classifiers=classifiers, describer=faceres, pairs=3, least=0.2,
-        most=5.0, hold=["skin"],
-    )  # fmt: skip
+        context,
+        people=people,
+        measurements=measured,
+        classifiers=classifiers,
+        describer=faceres,
+        pairs=2,
+        hold=["skin"],
+    )
     effects = {row["kind"]: row for row in found.effects.to_pylist()}
     assert set(effects) == {"edit", "placebo"}
-    edit = effects["edit"]
-    assert edit["people"] == 3
-    assert edit["pairs"] >= 1
-    assert edit["measured_change"] > 0.2 * edit["wanted_change"]
-    assert edit["both_yes"] + edit["gained"] + edit["lost"] + edit["neither"] == edit["pairs"]
-    assert 0.3 < edit["identity_cosine"] <= 1
-    assert set(json.loads(edit["side_effects"])) >= {"skin", "hat", "hair_luminance"}
+    assert effects["placebo"]["pairs"] == 2
+    assert effects["placebo"]["q_bh"] is None
     pairs = [row for row in found.pairs.to_pylist() if row["kind"] == "edit"]
-    assert len(pairs) == 3
-    assert all(row["measured_more"] > row["measured_less"] for row in pairs if row["kept"])
+    assert len(pairs) == effects["edit"]["people"] == 2
+    assert effects["edit"]["pairs"] == sum(row["kept"] for row in pairs)
+    for row in effects.values():
+        assert row["both_yes"] + row["gained"] + row["lost"] + row["neither"] == row["pairs"]
+        assert set(json.loads(row["side_effects"])) >= {"skin", "hat", "hair_luminance"}
     assert all((row["reason"] is None) == row["kept"] for row in pairs)
+    assert all((row["thumbnail_less"] is not None) == row["kept"] for row in pairs)
+    assert all(-1 <= row["identity_cosine"] <= 1 for row in pairs)
+
+
+@pytest.mark.large
+def test_more_hair_is_more_hair_and_little_else(tmp_path: Path) -> None:
+    ctx = local_context(tmp_path)
+    people = generate(ctx, faces=100)
+    measured = parts(ctx, pictures=people.pictures)
+    classifiers = {"dlib": DlibGender(assets.ensure("face-gender-dlib").path)}
+    found = counterfactual(
+        ctx, people=people, measurements=measured, classifiers=classifiers, pairs=20, hold=["skin", "cloth", "hat"]
+    )
+    effects = {row["kind"]: row for row in found.effects.to_pylist()}
+    assert effects["edit"]["pairs"] >= 8
+    assert effects["edit"]["measured_change"] > 0.7 * effects["edit"]["wanted_change"]
+    assert abs(json.loads(effects["edit"]["side_effects"])["skin"][0]) < 0.6
+    assert abs(effects["placebo"]["measured_change"]) < 0.5 * effects["edit"]["measured_change"]
