@@ -16,16 +16,22 @@ ShortName = Annotated[str, Field(min_length=1, max_length=120)]
 
 
 class UserAttribute(BaseModel):
-    """A circumstance the user wants tested whatever the model proposes."""
+    """A circumstance the user wants tested whatever the model proposes.
+
+    ``measure`` names the measurement that stands for it; then ``values`` go from the lowest to the highest.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     attribute: ShortName
     values: list[ShortName] = Field(min_length=2)
+    measure: ShortName | None = Field(None, description="measurement for c2b.bind; values then go from low to high")
 
     @model_validator(mode="after")
     def _distinct(self) -> UserAttribute:
         refuse_repeats(self.values, "values")
+        if self.measure is not None:
+            check_measure(self.measure, self.attribute, self.values)
         return self
 
 
@@ -40,6 +46,17 @@ def refuse_repeats(names: list[str], what: str) -> list[str]:
             raise ValueError(f"{what} hold {seen[key]!r} and {name!r}, which are the same name")
         seen[key] = name
     return names
+
+
+def check_measure(measure: str, attribute: str, values: list[str]) -> None:
+    """Refuse a measurement that does not exist, and values that contradict it."""
+    from agents.binding_words import misfit
+    from runner.nodes.bias.measures import MEASURES
+
+    if measure not in MEASURES:
+        raise ValueError(f"there is no measurement {measure!r}; there are {', '.join(MEASURES)}")
+    if problem := misfit(measure, values, attribute):
+        raise ValueError(f"the values do not suit the measurement {measure!r}: {problem}")
 
 
 def check_task(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Steps of the agents: ``c2b.propose`` and ``c2b.caption``."""
+"""Steps of the agents: ``c2b.propose``, ``c2b.caption`` and ``c2b.bind``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from agents.inputs import ClassNames, ShortName, TargetNames, TaskDescription, UserAttribute, check_names
-from runner.artifacts import Biases, Captions
+from runner.artifacts import Biases, Bindings, Captions
 from runner.context import StepContext
 from runner.errors import StepError
 from runner.models.base import ChatModel, SentenceEncoder
@@ -89,7 +89,9 @@ async def propose(
     )  # fmt: skip
     rows = await run_agent(llm, brief, plan, ctx, _similarity(sentences))
     _require_kept(rows, ctx, "no proposed attribute can be tested")
-    return Biases(brief.task(), list(brief.targets), arrow_table("c2b_attribute", rows))
+    measures = {entry.attribute: entry.measure for entry in include if entry.measure is not None}
+    understood = brief.task() | ({"measures": measures} if measures else {})
+    return Biases(understood, list(brief.targets), arrow_table("c2b_attribute", rows))
 
 
 @step("c2b.caption", version="2", estimate=_caption_cost, tags=frozenset({"llm"}))
@@ -117,6 +119,32 @@ async def caption(
     rows = await write_captions(llm, brief, kept, plan, ctx)
     _require_kept(rows, ctx, "no caption can be used")
     return Captions(biases.task, biases.targets, arrow_table("c2b_caption", rows))
+
+
+@step("c2b.bind", version="1", estimate=_caption_cost, tags=frozenset({"llm"}))
+async def bind(
+    ctx: StepContext,
+    *,
+    llm: ChatModel | None = None,
+    biases: Biases,
+    offered: Annotated[
+        Literal["words", "all"],
+        Field(description="words: the model chooses among measurements whose words the values use; all: among all"),
+    ] = "words",
+    repair_rounds: Annotated[int, Field(ge=0, le=5, description="further questions where values contradict")] = 1,
+) -> Bindings:
+    """Find for each attribute the measurement of the picture that stands for it, with its values from low to high.
+
+    The user's choice (``measure`` of an ``include`` of c2b.propose) comes first, then words that leave no doubt, then the model,
+    which is asked once for each distinct attribute. Without ``llm`` the first two decide alone.
+    """
+    from agents.binding import bind as run_agent
+    from results.tables import arrow_table
+
+    rows = await run_agent(
+        llm, biases.attributes.to_pylist(), biases.task.get("measures", {}), ctx, offered=offered, repair_rounds=repair_rounds
+    )  # fmt: skip
+    return Bindings(arrow_table("c2b_binding", rows))
 
 
 def _require_kept(rows: list[dict[str, Any]], ctx: StepContext, what: str) -> None:

@@ -69,5 +69,7 @@ def hues(pixels: Pixels) -> FloatArray:
 
 
 def _chroma(pixels: Pixels) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    largest = pixels.max(-1).astype(np.int16)
-    return largest - pixels.min(-1), largest
+    """Largest less smallest channel, and the largest."""
+    red, green, blue = np.moveaxis(pixels.astype(np.int16), -1, 0)
+    largest = np.maximum(np.maximum(red, green), blue)
+    return largest - np.minimum(np.minimum(red, green), blue), largest
