@@ -30,7 +30,7 @@ FloatArray = NDArray[np.float64]
 Null = Literal["equal", "at_least", "at_most"]
 
 _BISECTIONS = 60
-_GRID = 200  # steps of the limits of phi between 0 and 1
+_GRID = 100  # steps of the limits of phi between 0 and 1
 _EDGE = 0.01  # alternatives nearer to 0 or 1 would let one answer decide
 _RATES = np.array([0.03, *np.arange(0.1, 0.95, 0.1), 0.97])  # accuracies that the mixtures lay weight on
 
@@ -172,7 +172,7 @@ def excludes_gap(counts: ArrayLike, gap: float, confidence: float = 0.95) -> NDA
 def phi_sequence(counts: ArrayLike, confidence: float = 0.95) -> tuple[FloatArray, FloatArray]:
     """Interval (low, high) of phi, valid at all times at once: the gaps that neither one-sided e-process excludes.
 
-    Each side has half the error. Limits stand on a grid of 1/200, rounded outwards; NaN where there is no block.
+    Each side has half the error. Limits stand on a grid of 1/100, rounded outwards; NaN where there is no block.
     """
     cells = np.asarray(counts, np.float64)
     bar = -np.log((1 - confidence) / 2)

@@ -334,3 +334,81 @@ def test_stability_of_identical_draws_is_perfect(corpus, tmp_path):
     once = retrieved(corpus)
     alone = stability(ctx, images=once, verdicts=assess(ctx, classifier=SquareClassifier(), images=once))
     assert alone.groups.to_pylist()[0]["share_proposed"] is None
+
+
+def test_adaptive_sampling_finds_the_planted_bias_with_fewer_passes(corpus, tmp_path):
+    ctx, images = local_context(tmp_path), retrieved(corpus)
+    classifier = SquareClassifier(noise=0.02)
+    done = assess(ctx, classifier=classifier, images=images, sampling="adaptive", smallest_gap=0.4)
+    rows = groups(done)
+    for target in CLASSES:
+        square = rows[target, "object", "red square"]
+        assert (square["verdict"], square["stopped"]) == ("disfavoured", "decided")
+        assert square["q_value"] <= 0.05 and square["e_value"] >= 20 and square["fisher_p"] is None
+        assert square["phi_low"] < square["phi"] < square["phi_high"] < 0.05
+        assert rows[target, "place", "left"]["verdict"] == "no_evidence"
+    assert rows["cat", "weather", "snow"]["verdict"] == "undefined"
+    assert {r["p"] for r in done.pooled.to_pylist()} == {None} == {r["chi2_p"] for r in done.tests.to_pylist()}
+    assert done.settings["sampling"] == "adaptive" and classifier.images == len(done.predictions) < 320
+    counted = [m for m in done.members.to_pylist() if (m["target"], m["value"]) == ("cat", "red square")]
+    assert len(counted) == rows["cat", "object", "red square"]["n"]
+    again = assess(ctx, classifier=classifier, images=images, sampling="adaptive", smallest_gap=0.4)
+    assert classifier.images == len(done.predictions)
+    turned = assess(
+        local_context(tmp_path / "b"), classifier=SquareClassifier(noise=0.02), images=retrieved(corpus, order=-1),
+        sampling="adaptive", smallest_gap=0.4,
+    )  # fmt: skip
+    for name in ("groups", "tests", "pooled", "predictions", "members"):
+        assert getattr(done, name) == getattr(again, name) == getattr(turned, name), name
+
+
+def test_adaptive_sampling_goes_on_where_it_was_interrupted(corpus, tmp_path):
+    class Power:
+        left = 6
+
+        def check(self):
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+
+    whole = SquareClassifier()
+    expected = assess(local_context(tmp_path / "a"), classifier=whole, images=retrieved(corpus), sampling="adaptive")
+    ctx, classifier = local_context(tmp_path / "b"), SquareClassifier()
+    unlimited, ctx.stop = ctx.stop, Power()
+    with pytest.raises(KeyboardInterrupt):
+        assess(ctx, classifier=classifier, images=retrieved(corpus), sampling="adaptive")
+    assert 80 <= classifier.images < whole.images
+    ctx.stop = unlimited
+    done = assess(ctx, classifier=classifier, images=retrieved(corpus), sampling="adaptive")
+    assert classifier.images == whole.images and done.groups == expected.groups
+
+
+def test_adaptive_sampling_keeps_gate_holds_doubts_and_further_draws(corpus, tmp_path):
+    with pytest.raises(StepError, match="not above guessing"):
+        assess(
+            local_context(tmp_path / "a"), classifier=SquareClassifier(broken=True), images=retrieved(corpus),
+            sampling="adaptive",
+        )  # fmt: skip
+    ctx, images = local_context(tmp_path / "b"), retrieved(corpus, wrong_target=0.4, resamples=2, broken_file=True)
+    unseen = [HandCheck(group=("dog", "place", v), images=50, target=5) for v in ("left", "right")]
+    done = assess(ctx, classifier=SquareClassifier(blind=False), images=images, sampling="adaptive", checked=unseen)
+    rows = groups(done)
+    assert not findings(done)
+    assert rows["dog", "place", "left"]["verdict"] == rows["dog", "place", "left"]["stopped"] == "not_testable"
+    assert rows["dog", "place", "left"]["n"] == 10
+    assert sum("count nowhere" in m["text"] for m in ctx.journal.messages) <= 1
+    draws = stability(ctx, images=images, verdicts=done).groups.to_pylist()
+    assert {r["share_proposed"] for r in draws} == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("other", [{"paper_mode": True}, {"permutation": 99}])
+def test_adaptive_sampling_refuses_what_needs_a_fixed_number(corpus, tmp_path, other):
+    with pytest.raises(StepError, match="cannot go with") as caught:
+        assess(
+            local_context(tmp_path),
+            classifier=SquareClassifier(),
+            images=retrieved(corpus),
+            sampling="adaptive",
+            **other,
+        )
+    assert next(iter(other)) in caught.value.hint
