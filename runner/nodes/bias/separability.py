@@ -156,6 +156,8 @@ def judge(looks: Looks, bars: Bars) -> tuple[bool | None, str | None]:
 def _judge_agreement(looks: Looks, bars: Bars) -> tuple[bool, str | None]:
     auc, low, high = looks.agreement
     figures = f"AUC {auc:.2f}, interval {low:.2f} to {high:.2f}"
+    if high < 0.5:
+        return False, f"{looks.measure} of its pictures differs the other way round ({figures})"
     if low <= 0.5:
         return False, f"{looks.measure} of its pictures does not differ from that of the other values ({figures})"
     if auc < bars.min_auc:

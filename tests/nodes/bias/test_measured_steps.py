@@ -1,16 +1,18 @@
 """c2b.measure and c2b.separability on real files, through to the assessment."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from results.tables import arrow_table
-from runner.artifacts import Bindings, CheckedTargets, RetrievedImages
+from retrieval.steps import index, search
+from runner.artifacts import Bindings, Captions, CheckedTargets, RetrievedImages
 from runner.context import local_context
-from runner.errors import StepError
-from runner.models.base import Classifier
+from runner.errors import DataError, StepError
+from runner.models.base import Classifier, ImageTextEncoder
 from runner.nodes.bias import measuring
 from runner.nodes.bias.measured_steps import measure, separability
 from runner.nodes.bias.steps import assess
@@ -201,6 +203,55 @@ def test_pictures_without_a_ranking_are_not_judged(corpus, tmp_path):
 def test_half_an_encoder_is_refused(corpus, tmp_path):
     with pytest.raises(StepError, match="belong together"):
         separability(local_context(tmp_path), images=retrieved(corpus), encoder=object())
+
+
+class LightEncoder(ImageTextEncoder):
+    """Pictures by how light they are; texts that name a light by it, if it sees any difference."""
+
+    name, family, dim, logit_scale = "light", "light", 2, 10.0
+
+    def __init__(self, sees):
+        self.identity, self.sees = f"light {sees}", sees
+
+    def prepare(self, image):
+        return np.asarray(image, np.float32).transpose(2, 0, 1)
+
+    def encode_prepared(self, batch):
+        return self._at(batch.mean((1, 2, 3)) / 255 * np.pi / 2)
+
+    def encode_texts(self, texts):
+        return self._at(
+            np.array([np.pi / 2 * (0.8 if "bright" in t else 0.2) if self.sees else len(t) / 40 for t in texts])
+        )
+
+    def _at(self, angle):
+        return np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_the_margin_comes_from_the_index_that_was_searched(corpus, tmp_path, sees):
+    ctx, encoder = local_context(tmp_path), LightEncoder(sees)
+    sources = {"folder": str(corpus / "cat"), "name": "cats"}
+    made = index(ctx, encoder=encoder, corpus=sources)
+    asked = [
+        caption("cat", "light", "dim") | {"text": "cat, dim"},
+        caption("cat", "light", "bright") | {"text": "cat, bright"},
+    ]
+    task = {
+        "description": "",
+        "outputs": [{"name": "animal", "type": "multi", "values": ["cat", "dog"], "caption_names": {}}],
+    }
+    queries = Captions(task, ["cat"], arrow_table("c2b_caption", asked))
+    images = search(ctx, encoder=encoder, corpus=made, queries=queries, k=30, overfetch=4, min_side=1, relevance=False)
+    rows = separability(ctx, images=images, corpus=made, encoder=encoder, nearest=30).groups.to_pylist()
+    assert {r["separable"] for r in rows} == {sees}
+    assert all((r["overlap"] < 0.1) == sees for r in rows) and (min(r["margin"] for r in rows) > 0.8) == sees
+    other = index(
+        local_context(tmp_path / "other"), encoder=encoder, corpus={"folder": str(corpus / "dog"), "name": "cats"}
+    )
+    fewer = arrow_table("c2b_retrieval", [r | {"uri": "x" + r["uri"]} for r in images.retrieval.to_pylist()])
+    with pytest.raises(DataError, match="not the one"):
+        separability(ctx, images=replace(images, retrieval=fewer), corpus=other, encoder=encoder)
 
 
 class DarkClassifier(Classifier):
