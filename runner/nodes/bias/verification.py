@@ -115,7 +115,7 @@ def _check_answers(yes: FloatArray, no: FloatArray, blank: FloatArray, se: Float
 
 def _rate(part: FloatArray, whole: FloatArray) -> FloatArray:
     part, whole = np.broadcast_arrays(part, whole)
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    return np.asarray(np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0))
 
 
 def _drawn(rng: np.random.Generator, rate: FloatArray, trials: ArrayLike | None) -> FloatArray:

@@ -320,19 +320,24 @@ class ClassifierVerifier:
             return _Rule(
                 "both", 1.0, row | {"reason": "the calibration pictures do not show it with others to compare"}
             )
-        return self._calibrated(target, places, shows, logits, row)
+        return self._calibrated(target, places, labels, logits, row)
 
     def _calibrated(
-        self, target: str, places: Sequence[Place], shows: NDArray[np.bool_], logits: Mapping[Place, Any], row: Row
+        self, target: str, places: Sequence[Place], labels: Mapping[Place, str], logits: Mapping[Place, Any], row: Row
     ) -> _Rule:
+        shows = np.array([labels[place] == target for place in places], bool)
         tried = []
         for kind in SCORE_KINDS:
             score = np.array(list(self._scored(target, places, logits, kind).values()))
-            found = quality_row(held_out_answers(score, shows, seed=self.ctx.seed), shows)
-            tried.append((found["sensitivity"] + found["specificity"], kind, score, found))
-        _, kind, score, found = max(tried, key=lambda one: one[0])
+            said = held_out_answers(score, shows, seed=self.ctx.seed)
+            found = quality_row(said, shows)
+            tried.append((found["sensitivity"] + found["specificity"], kind, score, said, found))
+        _, kind, score, said, found = max(tried, key=lambda one: one[0])
         row |= found
         row |= usability(row)
+        confused = often_taken_for(said, [labels[place] for place in places], target)
+        if row["usable"] and confused:
+            self.ctx.warn(f"the verifier takes {confused} for {target!r}: {_MIXED_UP}", item=target)
         return _Rule(kind, youden_threshold(score, shows), row)
 
     def _blank(self, target: str, outputs: Sequence[int]) -> Row:
@@ -340,6 +345,20 @@ class ClassifierVerifier:
             "verifier": self.model.name, "target": target, "labels": [self.model.labels[i] for i in outputs],
             **quality_row([], []), "usable": False, "reason": None,
         }  # fmt: skip
+
+
+_MIXED_UP = (
+    "where the wrong pictures are of that kind, more of them remain than estimated, since its specificity is that for all "
+    "kinds of calibration pictures together"
+)
+
+
+def often_taken_for(said: NDArray[np.bool_], labels: Sequence[str], target: str) -> str:
+    """Other labels of whose calibration pictures a third or more were taken for the target, in words; "" for none."""
+    truth = np.array(labels, object)
+    shares = {label: float(said[truth == label].mean()) for label in sorted(set(labels) - {target})}
+    worst = sorted((label for label, share in shares.items() if share >= 1 / 3), key=lambda label: -shares[label])
+    return ", ".join(f"{shares[label]:.0%} of the pictures of {label!r}" for label in worst)
 
 
 def usability(row: Mapping[str, Any]) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -15,6 +15,7 @@ from runner.models.base import ChatModel, Classifier
 from runner.steps import Cost, step
 
 if TYPE_CHECKING:
+    from runner.nodes.bias.members import Member
     from runner.nodes.bias.verification import Answers
     from runner.nodes.bias.verify import Calibration, Checked, VerifyOptions
 
@@ -135,8 +136,7 @@ def answers_by_group(images: RetrievedImages, checked: Checked, *, reject: bool)
     Values are counted among the pictures that stay in the assessment.
     """
     from runner.nodes.bias.audit import kept_rows
-    from runner.nodes.bias.members import Member, members_of
-    from runner.nodes.bias.verification import Answers
+    from runner.nodes.bias.members import members_of
 
     captions = [c for c in images.captions.to_pylist() if c["resample"] == 0]
     ids = {c["caption_id"] for c in captions}
@@ -145,21 +145,19 @@ def answers_by_group(images: RetrievedImages, checked: Checked, *, reject: bool)
     }
     for member in members_of(captions, (row for row in kept_rows(images) if row["caption_id"] in ids)):
         groups[member.target, member.attribute, member.value].append(member)
-
-    def answers(name: tuple[str, str | None, str | None], members: list[Member]) -> Answers:
-        target, attribute, value = name
-        said = [checked.shows.get((target, m.place)) for m in members]
-        seen = [
-            checked.values[target, m.place, attribute]
-            for m, shows in zip(members, said, strict=True)
-            if attribute is not None
-            and (target, m.place, attribute) in checked.values
-            and not (reject and shows is False)
-        ]
-        return Answers(
-            target, attribute, value, "caption", said.count(True), said.count(False), said.count(None),
-            len(seen), sum(one == value for one in seen),
-        )  # fmt: skip
-
     order = sorted(groups, key=lambda name: tuple(part or "" for part in name))
-    return [answers(name, groups[name]) for name in order]
+    return [_group_answers(name, groups[name], checked, reject=reject) for name in order]
+
+
+def _group_answers(
+    name: tuple[str, str | None, str | None], members: Sequence[Member], checked: Checked, *, reject: bool
+) -> Answers:
+    from runner.nodes.bias.verification import Answers
+
+    target, attribute, value = name
+    said = [checked.shows.get((target, m.place)) for m in members]
+    staying = [m for m, shows in zip(members, said, strict=True) if not (reject and shows is False)]
+    keys = [(target, m.place, attribute) for m in staying] if attribute is not None else []
+    seen = [checked.values[key] for key in keys if key in checked.values]
+    counts = said.count(True), said.count(False), said.count(None)
+    return Answers(target, attribute, value, "caption", *counts, len(seen), sum(one == value for one in seen))

@@ -241,10 +241,10 @@ def values_asked(images: RetrievedImages) -> dict[tuple[str, Place], dict[str, l
         values.setdefault((c["target"], c["attribute"]), set()).add(c["value"])
     asked: dict[tuple[str, Place], dict[str, list[str]]] = {}
     for row in images.retrieval.select(["caption_id", "source_id", "uri", "kept"]).to_pylist():
-        c = captions.get(row["caption_id"])
-        if c is not None and row["kept"]:
-            key = c["target"], Place(row["source_id"], row["uri"])
-            asked.setdefault(key, {})[c["attribute"]] = sorted(values[c["target"], c["attribute"]])
+        caption = captions.get(row["caption_id"])
+        if caption is not None and row["kept"]:
+            name = caption["target"], caption["attribute"]
+            asked.setdefault((name[0], Place(row["source_id"], row["uri"])), {})[name[1]] = sorted(values[name])
     return asked
 
 

@@ -119,7 +119,7 @@ def imagenet() -> ImageNet:
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()
-    wnids = info.label_names()
+    wnids = info.label_names()  # type: ignore[no-untyped-call]
     names = (info.label_name_to_description(wnid).split(",") for wnid in wnids)
     return ImageNet(tuple(int(w[1:]) for w in wnids), tuple(tuple(map(normalised, each)) for each in names))
 

@@ -25,7 +25,7 @@ from runner.models.classifier.loader import load_classifier
 from runner.nodes.bias.evidence import Evidence
 from runner.nodes.bias.grid import GroupName
 from runner.nodes.bias.predict import Place
-from runner.nodes.bias.verify import calibration_sample, rivals, target_scores, verifier_outputs
+from runner.nodes.bias.verify import calibration_sample, often_taken_for, rivals, target_scores, verifier_outputs
 from runner.nodes.bias.verify_steps import verify
 from runner.nodes.bias.vlm import Question, answer_schema, choices_for, messages_for, picture_part
 
@@ -198,6 +198,14 @@ def test_scores_by_hand():
     assert target_scores(np.array([[0.0, 2.0, 5.0, 0.0]]), outputs, "cat", "all", multilabel=True) == pytest.approx(
         1 / (1 + np.exp(-2))
     )
+
+
+def test_classes_that_are_often_mixed_up_are_named():
+    said = np.array([True, True, False, False, False, True])
+    labels = ["truck", "car", "car", "frog", "frog", "truck"]
+    assert often_taken_for(said, labels, "truck") == "50% of the pictures of 'car'"
+    assert often_taken_for(said, labels, "car") == "100% of the pictures of 'truck'"
+    assert often_taken_for(~said, ["truck", "car", "truck", "truck", "truck", "car"], "truck") == ""
 
 
 # --- a vision-language model -----------------------------------------------------------------------------------------
