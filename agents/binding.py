@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from agents.asking import NotAnswered, ask, asking_loop, sample_of
-from agents.binding_words import Binding, bound_by_words, by_ends, misfit, speaks_of
+from agents.binding_words import Binding, bound_by_words, likely_order, misfit, speaks_of
 from agents.prompting import prompt
 from runner.context import StepContext
 from runner.models.base import ChatModel, ChatRequest
@@ -203,11 +203,7 @@ class BindingAgent:
         if measure == NONE:
             return {"bound": [None, state["values"], NONE, _DECLINED]}
         values = [state["values"][int(key[1:])] for key in answer["order"]]
-        problem = (
-            "list every key once"
-            if set(values) != set(state["values"])
-            else misfit(measure, values, state["attribute"])
-        )
+        problem = _problem(state, measure, values)
         if problem is None:
             return {"bound": [measure, values, "llm", None]}
         return {"rejected": [*state["rejected"], {**answer, "reason": problem}]}
@@ -230,9 +226,24 @@ class _BranchOutput(TypedDict):
     done: Annotated[list[Row], operator.add]
 
 
+def _problem(state: QuestionState, measure: str, values: Sequence[str]) -> str | None:
+    """Why an answer cannot be used; None where it can."""
+    if set(values) != set(state["values"]):
+        return "list every key once"
+    return misfit(measure, values, state["attribute"]) or _unlikely(measure, values, state["attribute"])
+
+
+def _unlikely(measure: str, values: Sequence[str], attribute: str) -> str | None:
+    """Small models often repeat the keys as they came: of two values one known end is enough to tell."""
+    order = likely_order(measure, values, attribute)
+    if order is None or order == tuple(values):
+        return None
+    return f"{order[0]!r} has less {measure} than {order[1]!r}, so it must come first"
+
+
 def _repaired(state: QuestionState) -> Sequence[Any]:
     for refused in reversed(state["rejected"]):
-        if order := by_ends(refused["measurement"], state["values"], state["attribute"]):
+        if order := likely_order(refused["measurement"], state["values"], state["attribute"]):
             return refused["measurement"], list(order), "words", None
     reason = state["failure"] or f"the model's answer was refused: {state['rejected'][-1]['reason']}"
     return None, state["values"], NONE, reason

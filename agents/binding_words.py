@@ -106,6 +106,16 @@ def by_ends(measure: str, values: Sequence[str], attribute: str = "") -> tuple[s
     return (ends[-1], ends[1]) if len(values) == 2 and set(ends) == {-1, 1} else None
 
 
+def likely_order(measure: str, values: Sequence[str], attribute: str = "") -> tuple[str, ...] | None:
+    """The order of two values of which at least one is known to lie at an end; the other then lies nearer to the other end."""
+    if MEASURES[measure].is_category or len(values) != 2:
+        return None
+    first, second = (end_of(measure, value, attribute) for value in values)
+    if first == second:
+        return None
+    return tuple(values) if first < second else (values[1], values[0])
+
+
 def bound_by_words(attribute: str, values: Sequence[str]) -> Binding | None:
     """The one measurement that attribute and values name beyond doubt; None where none or several do."""
     named = [name for name in MEASURES if names_attribute(name, attribute)]

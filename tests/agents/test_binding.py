@@ -182,6 +182,14 @@ async def test_words_mend_an_order_that_the_model_cannot(scripted, ctx, order):
     assert plain(done)[0][2:] == ("clutter", ["plain", "busy"], "words") and len(llm.requests) == 2
 
 
+async def test_one_known_end_is_enough_to_order_two_values(scripted, ctx):
+    """Sunny is light; a model that lists the keys as they came calls rain lighter."""
+    llm = scripted(lambda request, data: said("luminance", "v0", "v1"))
+    done = await bind(ctx, llm=llm, biases=biases(attribute("weather", ["sunny", "rainy"])))
+    assert plain(done)[0][2:] == ("luminance", ["rainy", "sunny"], "words")
+    assert UserAttribute(attribute="light", values=["bright", "blinding"], measure="luminance")
+
+
 async def test_what_stays_wrong_is_bound_to_nothing(scripted, ctx):
     llm = scripted(lambda request, data: said("hue", "v0", "v1", "v2"))
     done = await bind(ctx, llm=llm, biases=biases(attribute("coat", ["red", "striped", "plain"])), offered="all")

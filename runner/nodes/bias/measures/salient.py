@@ -2,7 +2,9 @@
 
 The main object is what differs in colour from the picture's margins: the background cue of Zhang et al. (2015), Minimum
 barrier salient object detection at 80 FPS (ICCV), section 4.2. Of four margins one may cut the object; it is not asked.
-An object that fills the picture to all four sides, or has the background's colours, is not found.
+An object that fills the picture to all four sides, or has the background's colours, is not found. Emoji put on a plain ground
+are found almost exactly (rank correlation with the true area .98, with the true place .99); put over a small photograph that has
+an object of its own, the place is (.8), the area is not (.24).
 """
 
 from __future__ import annotations
