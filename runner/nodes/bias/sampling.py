@@ -11,6 +11,11 @@ pictures form blocks (``sequential``). After each round an attribute is closed w
 Pictures come in a random order that depends on the seed and their names alone, not by similarity to the caption: the nearest
 ones are the most typical and the easiest, so accuracy drifts along that ranking and an early look would judge other pictures
 than a late one. The order is the same in all groups: a picture that stands in several is looked at once and counts in each.
+
+Proved: each e-value has expectation <= 1 under "no gap" when the attribute stops by its own counts, so that e-BH holds FDR <=
+alpha whatever the dependence; ``power`` and the limits of phi hold likewise. The pictures are taken for independent draws.
+Only simulated (``benchmarks/adaptive.py``, rows ``one pool``): that an attribute also stops by findings elsewhere, where
+both share pictures. Where groups are of unequal size, later phases compare with the values that are left.
 """
 
 from __future__ import annotations
