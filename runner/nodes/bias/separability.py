@@ -120,7 +120,7 @@ def _exceeds(a: FloatArray, b: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class Looks:
-    """What was found about one value; NaN = not looked at."""
+    """What was found about one value; NaN = not looked at. ``like``: the other value that shares most of its pictures."""
 
     overlap: float = NAN
     expected_overlap: float = NAN
@@ -128,12 +128,15 @@ class Looks:
     agreement: Agreement = NOT_MEASURED
     measure: str | None = None
     like: str = ""
+    like_margin: float = NAN
 
 
 def judge(looks: Looks, bars: Bars) -> tuple[bool | None, str | None]:
     """Whether the value can be told apart (None = nothing could be looked at), and in words why not.
 
-    A measurement of the circumstance decides where there is one: it alone looks at the pictures and not at the encoder.
+    A measurement of the circumstance decides where there is one: it alone looks at the pictures and not at the encoder. Without
+    one, "told apart" says that the captions fetch different pictures, not that these show what the captions say. It takes two:
+    of captions that say the same in odd words, one often leans and the other does not.
     """
     if not np.isnan(looks.agreement.auc):
         return _judge_agreement(looks, bars)
@@ -147,9 +150,11 @@ def judge(looks: Looks, bars: Bars) -> tuple[bool | None, str | None]:
         f"the same ({looks.expected_overlap:.0%})"
     ] * (looks.overlap <= bars.max_overlap and looks.overlap >= looks.expected_overlap)
     problems += [
-        f"its nearest pictures hardly lean to its own caption ({looks.margin:.2f} standard deviations, at least "
+        f"the nearest pictures of {name} hardly lean to their own caption ({lean:.2f} standard deviations, at least "
         f"{bars.min_margin:.2f})"
-    ] * (looks.margin < bars.min_margin)
+        for name, lean in (("this value", looks.margin), (repr(looks.like), looks.like_margin))
+        if lean < bars.min_margin
+    ]
     return not problems, "; ".join(problems) or None
 
 
@@ -195,13 +200,15 @@ def look(a: Attribute, value: str, bars: Bars) -> Looks:
     enough = {v: first for v, first in firsts.items() if len(first) >= bars.min_pictures}
     shared = {v: overlap(enough[value], other) for v, other in enough.items() if v != value} if value in enough else {}
     like = max(shared, key=lambda v: shared[v], default="")
+    lean = {v: _margin(a, v, enough[v]) for v in (value, like) if v in enough}
     return Looks(
         overlap=shared.get(like, NAN),
         expected_overlap=expected_overlap([*a.nearest.values(), *a.same], bars.nearest),
-        margin=_margin(a, value, firsts[value]) if value in enough else NAN,
+        margin=lean.get(value, NAN),
         agreement=_agreement(a, value, bars),
         measure=a.measure,
         like=like,
+        like_margin=lean.get(like, NAN),
     )
 
 

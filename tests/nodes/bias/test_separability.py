@@ -139,7 +139,8 @@ def test_reasons_and_bars():
     assert (
         "as much as between captions that say the same (30%)" in no(Looks(overlap=0.4, expected_overlap=0.3), BARS)[1]
     )
-    assert "hardly lean" in no(Looks(overlap=0.1, margin=0.1), BARS)[1]
+    assert "of this value hardly lean" in no(Looks(overlap=0.1, margin=0.1), BARS)[1]
+    assert "of 'b' hardly lean" in no(Looks(overlap=0.1, margin=0.9, like="b", like_margin=0.1), BARS)[1]
     weak = Looks(agreement=Agreement(0.6, 0.55, 0.65), measure="clutter", overlap=0.1)
     assert (
         "clutter of its pictures hardly differs (AUC 0.60, interval 0.55 to 0.65; at least 0.65)" in no(weak, BARS)[1]
