@@ -27,6 +27,9 @@ class AuditRequest:
     """What the user said on the command line; None = not said.
 
     ``models``: one to audit, or two to compare on the same pictures; ``architectures``: one for both, or one each.
+    ``verifier`` checks that the pictures show their class: ``embedded`` (a small ImageNet classifier), ``llm`` (the language
+    model, which must then read pictures) or ``none``; ``calibration``: labelled pictures that tell how good it is, a folder
+    of class folders. ``include``: circumstances to test in any case, ``lighting=dark,bright``.
     """
 
     models: list[str]
@@ -42,6 +45,9 @@ class AuditRequest:
     attributes: int = 4
     k: int = 100
     review: bool = False
+    verifier: str = "embedded"
+    calibration: str | None = None
+    include: list[str] = field(default_factory=list)
     fail_on: dict[str, int] = field(default_factory=dict)
 
 
@@ -161,9 +167,63 @@ def _subject(request: AuditRequest, model: str, number: int, folder: Path) -> di
     return subject | ({"labels": labels} if labels else {})
 
 
+def _evidence(request: AuditRequest, folder: Path) -> dict[str, dict[str, Any]]:
+    """The steps that say what the retrieved pictures are worth: who shows the class, what is measurable, what is separable."""
+    steps: dict[str, dict[str, Any]] = {}
+    measured: dict[str, Any] = {"uses": "c2b.measure", "images": "$images", "bindings": "$bindings"}
+    if request.verifier != "none":
+        model = "$llm" if request.verifier == "llm" else "$verifier"
+        steps["checked"] = {"uses": "c2b.verify", "images": "$images", "verifier": model}
+        if request.calibration:
+            steps["checked"]["calibration"] = calibration_source(request.calibration, folder)
+        measured["checked"] = "$checked"
+    return steps | {
+        "bindings": {"uses": "c2b.bind", "llm": "$llm", "biases": "$biases"},
+        "measured": measured,
+        "separable": {
+            "uses": "c2b.separability", "images": "$images", "measured": "$measured", "corpus": "$index",
+            "encoder": "$encoder",
+        },
+    }  # fmt: skip
+
+
+def _evidence_of(request: AuditRequest) -> dict[str, str]:
+    """What the assessment is told of it."""
+    checked = {} if request.verifier == "none" else {"checked_targets": "$checked"}
+    return {**checked, "measured": "$measured", "separability": "$separable"}
+
+
+def _verifier(request: AuditRequest) -> dict[str, dict[str, Any]]:
+    """The entry of ``models:`` for a verifier of its own."""
+    if request.verifier not in ("embedded", "llm", "none"):
+        raise UsageError(f"--verifier {request.verifier}: unknown", hint="embedded, llm or none")
+    if request.verifier != "embedded":
+        return {}
+    return {"verifier": {"provider": "file", "path": "asset:efficientnet-lite0"}}
+
+
+def calibration_source(text: str, folder: Path) -> dict[str, Any]:
+    """Labelled pictures as the spec writes them: a folder of class folders, or a packaged set."""
+    source: dict[str, Any] = dict(corpus_source(text, folder))
+    return source | ({"label_from_folder": True} if "folder" in source else {})
+
+
+def included(texts: list[str]) -> list[dict[str, Any]]:
+    """``lighting=dark,bright`` as c2b.propose takes it; ``lighting:luminance=dark,bright`` names the measurement too."""
+    found = []
+    for text in texts:
+        name, _, values = text.partition("=")
+        attribute, _, measure = (part.strip() for part in name.partition(":"))
+        listed = [value.strip() for value in values.split(",") if value.strip()]
+        if not attribute or len(listed) < 2:
+            raise UsageError(f"--include {text}: not a circumstance with values", hint="--include lighting=dark,bright")
+        found.append({"attribute": attribute, "values": listed} | ({"measure": measure} if measure else {}))
+    return found
+
+
 def _verdicts(request: AuditRequest) -> dict[str, dict[str, Any]]:
     """The steps that judge: one assessment a model, on the same pictures, and their comparison."""
-    assess = {"uses": "c2b.assess", "images": "$images"}
+    assess = {"uses": "c2b.assess", "images": "$images", **_evidence_of(request)}
     steps = {"verdict": {**assess, "classifier": "$subject"}}
     if len(request.models) > 1:
         first, second = (model_name(model) for model in request.models)
@@ -208,6 +268,8 @@ def _text(
     if targets:
         propose["targets"] = targets
     propose["max_attributes"] = request.attributes
+    if request.include:
+        propose["include"] = included(request.include)
     if request.review:
         propose["review"] = True
     steps |= {
@@ -221,6 +283,7 @@ def _text(
             "queries": "$captions",
             "k": request.k,
         },
+        **_evidence(request, folder),
         **_verdicts(request),
     }
     head: dict[str, Any] = {"name": name, "description": f"Where does this classifier fail? {request.task}"}
@@ -228,7 +291,7 @@ def _text(
         head["profile"] = "embedded"
     if request.fail_on:
         head["fail_on"] = request.fail_on
-    models = {"llm": _chat(request, folder), "encoder": encoder, **_subjects(request, folder)}
+    models = {"llm": _chat(request, folder), "encoder": encoder, **_subjects(request, folder), **_verifier(request)}
     return "\n".join(
         [_block(head), "models:", _entries(models), "steps:", _entries(steps), "results: out/results.duckdb", ""]
     )

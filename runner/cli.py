@@ -145,7 +145,18 @@ def audit(
     architecture: Annotated[
         list[str] | None, typer.Option(help="For bare weights: timm:NAME, torchvision:NAME. One for both, or one each.")
     ] = None,
-    attributes: Annotated[int, typer.Option(help="Circumstances to propose for each class.", min=1)] = 4,
+    attributes: Annotated[int, typer.Option(help="Circumstances to propose for each class.", min=0)] = 4,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Test this in any case: lighting=dark,bright. May be repeated.", metavar="NAME=VALUES"),
+    ] = None,
+    verifier: Annotated[
+        str, typer.Option(help="Checks the pictures' class: embedded, llm (if it sees) or none.")
+    ] = "embedded",
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="Labelled pictures that tell how good the verifier is: a folder of class folders."),
+    ] = None,
     k: Annotated[int, typer.Option(help="Pictures for each circumstance.", min=1)] = 100,
     review: Annotated[bool, typer.Option(help="Pause, so that you can edit the proposals.")] = False,
     fail_on: Annotated[
@@ -163,6 +174,7 @@ def audit(
     request = AuditRequest(
         model, task, _names(classes), _names(targets), corpus or [], llm, llm_model, encoder,
         architectures=architecture or [], attributes=attributes, k=k, review=review, fail_on=bars(fail_on or []),
+        verifier=verifier, calibration=calibration, include=include or [],
     )  # fmt: skip
     name, text = describe(request, folder)
     path = write_spec(output or folder / f"{name}.yaml", text)
