@@ -34,8 +34,8 @@ from runner.models.encoders.backbone import Backbone, prepare
 from runner.models.encoders.heads import MiniHeads, save_heads
 from runner.models.encoders.mini import EmbeddedMini
 from runner.models.encoders.sentence import MeanPooled
-from runner.nodes.bias.predict import Place, predict
 from runner.nodes.encoder.fitting import fit_heads, make_pairs
+from runner.nodes.predicting import Place, predict
 
 BATCH = 64
 FITTED_ON = 32

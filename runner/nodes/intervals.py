@@ -51,7 +51,8 @@ def paired_difference_interval(
     correlation = _corrected_phi(a, b, c, d)
     low = _hybrid(second - second_low, first_high - first, correlation)
     high = _hybrid(second_high - second, first - first_low, correlation)
-    return (c - b) / np.where(n > 0, n, np.nan) - low, (c - b) / np.where(n > 0, n, np.nan) + high
+    difference = (c - b) / np.where(n > 0, n, np.nan)
+    return np.maximum(difference - low, -1.0), np.minimum(difference + high, 1.0)
 
 
 def _corrected_phi(a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray) -> FloatArray:

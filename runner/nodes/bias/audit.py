@@ -30,8 +30,8 @@ from runner.nodes.bias.members import (
     members_of,
     pick_examples,
 )
-from runner.nodes.bias.predict import Outputs, Place, predict, read_pictures
 from runner.nodes.bias.sampling import Sampler, shuffled
+from runner.nodes.predicting import Outputs, Place, predict, read_pictures
 
 Row = dict[str, Any]
 Predictions: TypeAlias = dict[tuple[str, Place], Row]

@@ -16,8 +16,8 @@ from runner.models.base import Classifier, ImageTextEncoder
 from runner.naming import normalised
 from runner.nodes.bias.b2t import b2t_intervals, b2t_scores, keywords, marks, subgroup_accuracy
 from runner.nodes.bias.labels import judge_images, map_labels
-from runner.nodes.bias.predict import Place, predict, read_pictures
 from runner.nodes.bias.statistics import wilson_interval
+from runner.nodes.predicting import Place, predict, read_pictures
 
 Row = dict[str, Any]
 FloatArray = NDArray[np.float32]

@@ -20,8 +20,8 @@ from runner.naming import normalised
 from runner.nodes.bias.datasets.base import LabelledImages
 from runner.nodes.bias.evaluation import Gaps, celeba_ground_truth, imagenet_x_ground_truth
 from runner.nodes.bias.labels import LabelMap, Said, judge_images, map_labels
-from runner.nodes.bias.predict import Place, predict, read_pictures
 from runner.nodes.bias.statistics import mover_interval
+from runner.nodes.predicting import Place, predict, read_pictures
 
 Row = dict[str, Any]
 FloatArray = NDArray[np.float32]

@@ -9,7 +9,7 @@ from typing import Any
 from runner.artifacts import CheckedTargets, MeasuredGroups, Separability
 from runner.nodes.bias.grid import CheckedShares, GroupName
 from runner.nodes.bias.members import Doubt, Member
-from runner.nodes.bias.predict import Place
+from runner.nodes.predicting import Place
 
 Row = dict[str, Any]
 

@@ -11,8 +11,8 @@ from runner.artifacts import CheckedTargets
 from runner.naming import normalised
 from runner.nodes.bias.binning import Binned, Middle, category_bins, cut_bins, placed, quantile_bins
 from runner.nodes.bias.measures import MEASURES, Measure
-from runner.nodes.bias.predict import Place
 from runner.nodes.bias.verification import Answers, precision_rows, quality_of
+from runner.nodes.predicting import Place
 
 Row = dict[str, Any]
 Taken = Mapping[str, Any]

@@ -14,8 +14,8 @@ from runner.models.base import SentenceEncoder
 from runner.nodes.bias.assess import Rules, assess_groups
 from runner.nodes.bias.audit import kept_rows, right_in
 from runner.nodes.bias.members import count_groups, group_names, members_of
-from runner.nodes.bias.predict import Place
 from runner.nodes.bias.stability import Cosines, same_names
+from runner.nodes.predicting import Place
 
 Row = dict[str, Any]
 

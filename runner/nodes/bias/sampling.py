@@ -28,10 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.nodes.bias.grid import GroupName
-from runner.nodes.bias.predict import Place
 from runner.nodes.bias.seeds import seed_of
 from runner.nodes.bias.sequential import excludes_gap, inverse_e, log_e, phi_sequence
-from runner.nodes.bias.significance import Adjustment, adjust_within
+from runner.nodes.predicting import Place
+from runner.nodes.significance import Adjustment, adjust_within
 
 FloatArray = NDArray[np.float64]
 Stopped = Literal["decided", "futile", "used_up", "not_testable"]

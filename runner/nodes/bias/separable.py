@@ -12,8 +12,8 @@ from runner.artifacts import ImageIndex, MeasuredGroups, RetrievedImages
 from runner.errors import DataError
 from runner.models.base import ImageTextEncoder
 from runner.nodes.bias.measures import MEASURES
-from runner.nodes.bias.predict import Place
 from runner.nodes.bias.separability import Attribute, Nearest
+from runner.nodes.predicting import Place
 
 Row = dict[str, Any]
 FloatArray = NDArray[np.float64]

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaln, xlog1py, xlogy
 
-from runner.nodes.bias.significance import adjust
+from runner.nodes.significance import adjust
 
 FloatArray = NDArray[np.float64]
 Null = Literal["equal", "at_least", "at_most"]

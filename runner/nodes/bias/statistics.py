@@ -8,16 +8,6 @@ from runner.nodes.bias.label_noise import (
     robust_z,
     sanity_gate,
 )
-from runner.nodes.bias.significance import (
-    adjust,
-    adjust_within,
-    chi_square_homogeneity,
-    cochran_mantel_haenszel,
-    fisher_value_tests,
-    mcnemar_exact,
-    permutation_test,
-    pooled_others,
-)
 from runner.nodes.bias.uncertainty import caption_bootstrap, min_detectable_gap, mover_interval
 from runner.nodes.bias.verdicts import (
     FINDINGS,
@@ -29,6 +19,16 @@ from runner.nodes.bias.verdicts import (
     verdicts,
 )
 from runner.nodes.intervals import wilson_interval
+from runner.nodes.significance import (
+    adjust,
+    adjust_within,
+    chi_square_homogeneity,
+    cochran_mantel_haenszel,
+    fisher_value_tests,
+    mcnemar_exact,
+    permutation_test,
+    pooled_others,
+)
 
 __all__ = [
     "FINDINGS",

@@ -8,28 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from runner.nodes.bias.scores import accuracies, bias_scores, checked_counts, contrast_weights
-from runner.nodes.intervals import wilson_interval
+from runner.nodes.contrasts import bias_scores, checked_counts, mover_interval
+
+__all__ = ["caption_bootstrap", "min_detectable_gap", "mover_interval"]
 
 FloatArray = NDArray[np.float64]
-
-
-def mover_interval(k: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> tuple[FloatArray, FloatArray]:
-    """Interval of phi per value from the Wilson limits [L_l, U_l] of the accuracies (method of variance estimates recovery).
-
-    With ``phi_j = sum_l c_l acc_l``: ``low = phi_j - sqrt(sum_l (c_l acc_l - min(c_l L_l, c_l U_l))^2)``, ``high`` likewise with
-    max. Counts are [..., values]; returns (low, high) of that shape, NaN where phi is undefined. For two values this is
-    Newcombe's hybrid score interval. Source: Zou & Donner (2008), Statistics in Medicine 27, 1693-1702.
-    """
-    counts, totals = checked_counts(k, n)
-    weights = contrast_weights(totals)
-    low, high = (np.nan_to_num(limit)[..., None, :] for limit in wilson_interval(counts, totals, confidence))
-    acc = np.nan_to_num(accuracies(counts, totals))[..., None, :]
-    ends = np.stack([weights * low, weights * high])
-    phi = bias_scores(counts, totals)
-    below = np.sqrt(((weights * acc - ends.min(0)) ** 2).sum(-1))
-    above = np.sqrt(((ends.max(0) - weights * acc) ** 2).sum(-1))
-    return phi - below, phi + above
 
 
 def caption_bootstrap(

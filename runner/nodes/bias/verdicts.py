@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runner.nodes.bias.scores import bias_scores, checked_counts, flag_exact
-from runner.nodes.bias.significance import fisher_value_tests, pooled_others
+from runner.nodes.significance import fisher_value_tests, pooled_others
 
 Verdict = Literal[
     "favoured", "disfavoured", "no_evidence", "not_testable", "insufficient_data", "undefined", "held_back"

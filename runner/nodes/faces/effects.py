@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from runner.context import StepContext
 from runner.errors import DataError
 from runner.models.base import Classifier
-from runner.nodes.bias import counterfactual as cf
-from runner.nodes.bias.predict import Place, predict
-from runner.nodes.bias.significance import adjust
+from runner.nodes.faces import counterfactual as cf
 from runner.nodes.faces.measure import MEASURES
+from runner.nodes.predicting import Place, predict
+from runner.nodes.significance import adjust
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]

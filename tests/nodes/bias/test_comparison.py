@@ -33,8 +33,8 @@ def test_the_interval_holds_the_difference_and_turns_with_the_order(a, b, c, d):
 
 def test_without_correlation_it_is_the_interval_of_two_independent_shares():
     low, high = paired_difference_interval(25, 25, 25, 25)
-    l, u = wilson_interval(50, 100)
-    assert high == pytest.approx(np.hypot(u - 0.5, 0.5 - l)) and low == pytest.approx(-high)
+    below, above = wilson_interval(50, 100)
+    assert high == pytest.approx(np.hypot(above - 0.5, 0.5 - below)) and low == pytest.approx(-high)
 
 
 @pytest.mark.parametrize("p", [(0.6, 0.2, 0.1, 0.1), (0.85, 0.05, 0.05, 0.05)])

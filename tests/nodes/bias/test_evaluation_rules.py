@@ -24,7 +24,7 @@ from runner.nodes.bias.evaluation_labeller import (
 from runner.nodes.bias.evaluation_matches import common_targets, found_groups, found_keywords
 from runner.nodes.bias.evaluation_steps import GroundTruth, agreement, b2t, evaluate, ground_truth
 from runner.nodes.bias.evaluation_truth import class_names
-from runner.nodes.bias.predict import Place
+from runner.nodes.predicting import Place
 from tests.nodes.bias.test_datasets import celeba, entry, factor_file
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from runner.nodes.bias import counterfactual as cf
+from runner.nodes.faces import counterfactual as cf
 from runner.nodes.faces.directions import edit_direction, ridge_slopes, standardised, whitening
 
 counts = st.integers(0, 60)

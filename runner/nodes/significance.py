@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, chdtrc, gammaln
 
-from runner.nodes.bias.scores import bias_scores, checked_counts
+from runner.nodes.contrasts import bias_scores, checked_counts
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

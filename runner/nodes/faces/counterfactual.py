@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from runner.nodes.bias.scores import bias_scores
-from runner.nodes.bias.significance import fisher_value_tests, mcnemar_exact
-from runner.nodes.bias.uncertainty import mover_interval
-from runner.nodes.intervals import wilson_interval
+from runner.nodes.contrasts import bias_scores, mover_interval
+from runner.nodes.intervals import paired_difference_interval, wilson_interval
+from runner.nodes.significance import fisher_value_tests, mcnemar_exact
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -108,34 +107,13 @@ class PairedEffect(NamedTuple):
 
 
 def paired_effect(table: PairedTable, confidence: float = 0.95) -> PairedEffect:
-    """Change of the outcome's rate between two pictures of the same people.
-
-    Interval: the square-and-add method of Newcombe (1998), Statistics in Medicine 17, 2635-2650 (his method 10), from the
-    Wilson limits of both rates and their correlation phi with its continuity correction.
-    """
+    """Change of the outcome's rate between two pictures of the same people, with ``paired_difference_interval``."""
     n = table.pairs
     if not n:
         return PairedEffect(*[float("nan")] * 4)
-    first, second = (table.both + table.lost) / n, (table.both + table.gained) / n
-    (low1, low2), (high1, high2) = wilson_interval([table.both + table.lost, table.both + table.gained], n, confidence)
-    phi = _correlation(table)
-    down = (second - low2) ** 2 - 2 * phi * (second - low2) * (high1 - first) + (high1 - first) ** 2
-    up = (high2 - second) ** 2 - 2 * phi * (high2 - second) * (first - low1) + (first - low1) ** 2
-    effect = (table.gained - table.lost) / n
+    low, high = paired_difference_interval(table.both, table.lost, table.gained, table.neither, confidence)
     p = float(mcnemar_exact(table.lost, table.gained))
-    limits = (effect - max(down, 0.0) ** 0.5, effect + max(up, 0.0) ** 0.5)
-    return PairedEffect(effect, max(float(limits[0]), -1.0), min(float(limits[1]), 1.0), p)
-
-
-def _correlation(table: PairedTable) -> float:
-    """phi of the fourfold table; a positive numerator is lessened by n / 2, not below 0 (Newcombe's correction)."""
-    a, b, c, d = table.both, table.lost, table.gained, table.neither
-    margins = (a + b) * (c + d) * (a + c) * (b + d)
-    if not margins:
-        return 0.0
-    excess = a * d - b * c
-    corrected = max(excess - table.pairs / 2, 0.0) if excess > 0 else float(excess)
-    return float(corrected / margins**0.5)
+    return PairedEffect((table.gained - table.lost) / n, float(low), float(high), p)
 
 
 class Mean(NamedTuple):

@@ -7,7 +7,6 @@ from statsmodels.stats.contingency_tables import StratifiedTable
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from runner.nodes.bias.significance import _fisher_block
 from runner.nodes.bias.statistics import (
     adjust,
     adjust_within,
@@ -17,6 +16,7 @@ from runner.nodes.bias.statistics import (
     mcnemar_exact,
     permutation_test,
 )
+from runner.nodes.significance import _fisher_block
 
 group = st.integers(1, 80).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 attribute = st.lists(group, min_size=2, max_size=5)
@@ -47,7 +47,7 @@ def test_fisher_blocks_agree_with_one_block(monkeypatch):
     n = rng.integers(1, 300, (40, 4))
     k = rng.binomial(n, 0.8)
     whole = fisher_value_tests(k, n)
-    monkeypatch.setattr("runner.nodes.bias.significance._CELLS", 50)
+    monkeypatch.setattr("runner.nodes.significance._CELLS", 50)
     np.testing.assert_allclose(fisher_value_tests(k, n), whole, rtol=1e-12)
     assert _fisher_block(np.array([[0, 1, 0, 2]]))[0] == 1.0
 
