@@ -5,6 +5,7 @@
     |-- UsageError               a command was called wrongly (unknown run, unreadable file)        exit 2
     |-- StepError                a step failed; names step, item and place in the spec              exit 1
     |-- ModelRefused             a model file is not loaded because that would not be safe or sure  exit 1
+    |   `-- SandboxFailure       its confined process crashed, hung or sent what is no reply         exit 1
     |-- DataError                a corpus, image or table is not what it claims to be               exit 1
     |-- AssetError               a packaged model or image set is missing or does not match its hash exit 1
     |-- EndpointError            a language-model endpoint failed                                   exit 1

@@ -131,7 +131,8 @@ class Classifier(ModelHandle, ABC):
 
     ``labels``: one name per output, in output order. ``head``: ``softmax`` (one of many) or ``multilabel`` (one logit per
     label, positive when >= 0). ``identity`` is the SHA-256 of the weights with what else changes the output.
-    ``encoder_family`` is set for zero-shot models built on an image-text encoder.
+    ``encoder_family`` is set for zero-shot models built on an image-text encoder. ``notes``: what a reader of its results
+    must know, such as that it runs in a confined process.
     """
 
     kind: ClassVar[str] = "classifier"
@@ -141,6 +142,7 @@ class Classifier(ModelHandle, ABC):
     labels: tuple[str, ...]
     head: Literal["softmax", "multilabel"]
     encoder_family: str | None = None
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def prepare(self, image: Image) -> FloatArray:

@@ -69,6 +69,8 @@ def audit(
     Raises ``StepError`` where the classifier is not above chance on these, before the others are run.
     """
     evidence = evidence or Evidence()
+    for note in dict.fromkeys(classifier.notes):
+        ctx.warn(note)
     warn_of_kinship(ctx, classifier, images.encoder)
     captions = images.captions.to_pylist()
     members = evidence.accepted(members_of(captions, kept_rows(images)))

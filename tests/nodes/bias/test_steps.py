@@ -245,6 +245,15 @@ def test_a_classifier_of_the_retrievers_family_is_warned_about(corpus, tmp_path)
     assert "errors may be hidden" in ctx.journal.messages[0]["text"]
 
 
+def test_what_a_classifier_says_of_itself_is_warned_once(corpus, tmp_path):
+    ctx = local_context(tmp_path)
+    classifier = SquareClassifier()
+    classifier.notes = ("squares: runs in a confined process (seccomp)",) * 2
+    assess(ctx, classifier=classifier, images=retrieved(corpus))
+    assert [m["text"] for m in ctx.journal.messages].count(classifier.notes[0]) == 1
+    assert SquareClassifier().notes == ()
+
+
 def test_paper_mode_flags_by_the_point_rule(corpus, tmp_path):
     done = assess(local_context(tmp_path), classifier=SquareClassifier(), images=retrieved(corpus), paper_mode=True)
     for row in groups(done).values():
