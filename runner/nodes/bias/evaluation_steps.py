@@ -271,10 +271,12 @@ async def b2t(
 
     from results.tables import arrow_table
     from runner.data.sources import open_sources
+    from runner.nodes.bias.b2t import keyword_extractor
     from runner.nodes.bias.b2t_audit import KeywordRules, embed, keyword_rows
     from runner.nodes.bias.evaluation_labeller import Looking, ask_about_pictures
     from runner.nodes.predicting import read_pictures
 
+    keyword_extractor()  # where it is missing, before anything is spent
     sources = open_sources(images.corpus if isinstance(images, GroundTruth) else images)
     classes = await asyncio.to_thread(_classes, ctx, images, sources, classifier, label_map, targets, batch_size)
     if llm is None and isinstance(images, GroundTruth):

@@ -1,6 +1,7 @@
 """Bias-to-Text: scores against loops and scipy, keywords that stand in a caption, the published faults."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_ind
 
+from runner.errors import UsageError
 from runner.nodes.bias.b2t import (
     b2t_intervals,
     b2t_scores,
@@ -72,6 +74,12 @@ def test_intervals_are_welchs():
     wanted = ttest_ind(cosines[~correct], cosines[correct], equal_var=False).confidence_interval(0.95)
     low, high = b2t_intervals(images, texts, correct)
     assert low == pytest.approx(wanted.low) and high == pytest.approx(wanted.high)
+
+
+def test_without_yake_one_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "yake", None)
+    with pytest.raises(UsageError, match=r"vlm-runner\[b2t\]"):
+        keywords(CAPTIONS)
 
 
 def test_joined_with_blanks_keywords_span_two_captions_and_are_in_none():
