@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from runner.shown import on_one_line
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from results.store import ResultsStore
 
+LONGEST_NAME = 160
 VERDICTS = "SELECT * FROM verdicts WHERE run_id = $run ORDER BY variant, target, attribute, phi"
 COMPARISONS = "SELECT * FROM c2b_comparison WHERE run_id = $run ORDER BY variant, target NULLS FIRST, attribute NULLS FIRST, difference"
 STYLES = {
@@ -56,10 +59,9 @@ def comparison_table(store: ResultsStore, run_id: str) -> RenderableType | None:
     rows = store.query(COMPARISONS, {"run": run_id}).to_pylist()
     if not rows:
         return None
-    from rich.markup import escape
     from rich.table import Table
 
-    first, second = escape(rows[0]["first"]), escape(rows[0]["second"])
+    first, second = _safe(rows[0]["first"]), _safe(rows[0]["second"])
     table = Table(title=f"{second} against {first}, on the same pictures", title_justify="left", pad_edge=False)
     for name in ("target", "attribute", "value"):
         table.add_column(name, overflow="fold")
@@ -72,15 +74,13 @@ def comparison_table(store: ResultsStore, run_id: str) -> RenderableType | None:
         figures = [str(row["n"]), _percent(row["acc_first"]), _percent(row["acc_second"]), _points(row["difference"])]
         figures += [_interval(row["low"], row["high"], signed=True), _number(row["q_bh"])]
         style = {"worse": "bold red", "better": "bold green"}.get(row["verdict"], "dim")
-        table.add_row(*map(escape, names), *figures, WORDS.get(row["verdict"], row["verdict"]), style=style)
+        table.add_row(*map(_safe, names), *figures, WORDS.get(row["verdict"], row["verdict"]), style=style)
     return table
 
 
 def _cells(row: dict[str, Any], truth: bool) -> list[str]:
-    from rich.markup import escape
-
     value = f"{row['value']} (measured)" if row["value_source"] == "measured" else row["value"]
-    cells = [escape(row["target"]), escape(row["attribute"]), escape(value), str(row["n"])]
+    cells = [*map(_safe, (row["target"], row["attribute"], value)), str(row["n"])]
     cells += [_percent(row["acc"]), _interval(row["wilson_low"], row["wilson_high"])]
     cells += [_points(row["phi"]), _interval(row["phi_low"], row["phi_high"], signed=True)]
     cells += [
@@ -92,6 +92,14 @@ def _cells(row: dict[str, Any], truth: bool) -> list[str]:
         cells += [_percent(row["true_target_precision"]), _percent(row["true_acc"]), _points(row["true_phi"])]
         cells += [row["agreement"] or ""]
     return cells
+
+
+def _safe(text: str) -> str:
+    """A name of others as a cell: on one line, bounded, neither markup nor control characters."""
+    from rich.markup import escape
+
+    said = on_one_line(text)
+    return escape(said if len(said) <= LONGEST_NAME else said[: LONGEST_NAME - 1] + "…")
 
 
 def _percent(value: float | None) -> str:

@@ -142,8 +142,15 @@ def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 
 
+def check_place(path: Path) -> None:
+    """Raises ``UsageError`` where a folder, device or pipe stands at ``path``: a new file would take its place."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a file that could hold results", hint="name another results file")
+
+
 def create(path: Path, generation: int) -> None:
-    """Make an empty results file: whole under another name, then renamed."""
+    """Make an empty results file: whole under another name, then renamed. Raises ``UsageError`` (``check_place``)."""
+    check_place(path)
     partial = path.with_name(path.name + ".new")
     remove(partial)
     with connected(partial, read_only=False) as connection:

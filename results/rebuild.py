@@ -117,6 +117,7 @@ def rebuild(root: Path, name: str = "results.duckdb", *, timeout: float = 60.0, 
     replaced only when the new one is complete; what could not be read is in ``problems``.
     """
     path = (root / name).absolute()
+    database.check_place(path)
     if not run_folders(root):
         raise UsageError(f"there are no runs below {root}", hint="name the folder that holds the results file")
     outcome = Rebuilt()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from results import database
 from results.tables import tables
 from runner.errors import UsageError
+from runner.shown import on_one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,10 +27,23 @@ _NUMBERS = ("int", "uint", "float", "double", "decimal", "halffloat")
 def ask(store: ResultsStore, sql: str) -> pa.Table:
     """The statement's rows. Raises ``UsageError`` that names the nearest tables and columns, or says that only reading
     is possible."""
+    _need_one_statement(sql)
     try:
         return store.query(sql)
     except UsageError as error:
         raise UsageError(_cleared(error.message), hint=error.hint or advice(error.message)) from None
+
+
+def _need_one_statement(sql: str) -> None:
+    """Of several statements only the last one's rows would be seen. Text that is no SQL is left to the database to explain."""
+    import duckdb
+
+    with suppress(duckdb.Error), duckdb.connect(config=database.SETTINGS) as parser:
+        count = len(parser.extract_statements(sql))
+        if count != 1:
+            raise UsageError(
+                f"one statement at a time: here are {count or 'none'}", hint="for example: SELECT * FROM findings"
+            )
 
 
 def _cleared(message: str) -> str:
@@ -77,7 +92,7 @@ def as_table(rows: pa.Table, limit: int | None = 1000) -> Table:
     table = Table(pad_edge=False)
     for field in rows.schema:
         numeric = str(field.type).startswith(_NUMBERS)
-        table.add_column(Text(field.name), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(on_one_line(field.name)), justify="right" if numeric else "left", overflow="fold")
     for row in zip(*(column.to_pylist() for column in shown.columns), strict=True):
         table.add_row(*(Text(cell(value)) for value in row))
     if shown.num_rows < rows.num_rows:

@@ -118,6 +118,7 @@ class ResultsStore:
     @contextmanager
     def _writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """One transaction under the exclusive lock; nothing is kept of it when the body raises."""
+        database.check_place(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with held(lock_file(self.path), exclusive=True, timeout=self.timeout, say=self.say):
             with self._open(read_only=False) as (connection, current):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runner.errors import EXIT_INTERRUPTED, RunnerError, SpecError, UsageError
+from runner.errors import EXIT_BROKE, EXIT_INTERRUPTED, RunnerError, SpecError, UsageError
+from runner.shown import shown
 
 if TYPE_CHECKING:
     from results.store import ResultsStore
@@ -70,7 +71,7 @@ def main() -> None:
         _print_problems(error, as_json="--json" in sys.argv)
         sys.exit(error.exit_code)
     except RunnerError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {shown(error)}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)
@@ -78,6 +79,10 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {shown(where)}{shown(error.strerror or error)}", err=True)
+        sys.exit(EXIT_BROKE)
 
 
 def _print_problems(error: SpecError, *, as_json: bool) -> None:
@@ -310,7 +315,7 @@ def status(run: Annotated[str, typer.Argument(help="A run.")] = "latest", result
     """What a run did, step by step, and what it waits for."""
     from runner.commands import describe_run
 
-    typer.echo(describe_run(_results_path(results), run))
+    typer.echo(shown(describe_run(_results_path(results), run)))
 
 
 @app.command()
@@ -333,7 +338,7 @@ def results_check(results: ResultsFile = None) -> None:
     path = _results_path(results)
     differences = check(path.absolute().parent, path.name)
     for difference in differences:
-        typer.echo(str(difference))
+        typer.echo(shown(difference))
     typer.echo(f"{len(differences)} differences" if differences else "the results file and the artifacts agree")
     raise typer.Exit(1 if differences else 0)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import UsageError
+from runner.shown import shown
 
 if TYPE_CHECKING:
     from results.store import ResultsStore
@@ -65,10 +66,10 @@ def _conclude(outcome: RunOutcome, results: Path) -> int:
                 console.print(table)
         crossed = crossed_bars(store, outcome.run_id, outcome.fail_on)
         path = write_report(store, outcome.run_id, None)
-        console.print(f"results  {results}", soft_wrap=True)
-        console.print(f"report   {path}", soft_wrap=True)
+        console.print(f"results  {shown(results)}", soft_wrap=True, markup=False)
+        console.print(f"report   {shown(path)}", soft_wrap=True, markup=False)
     for line in [*outcome.lines(), *crossed]:
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(shown(line), soft_wrap=True, markup=False)
     ended = outcome.exit_code in (EXIT_OK, EXIT_PARTIAL)
     return EXIT_FAIL_ON if crossed and ended else outcome.exit_code
 

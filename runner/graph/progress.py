@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from runner.context import ProgressSink
+from runner.shown import on_one_line, shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -177,7 +178,9 @@ class PlainLines(Tally):
 
     def _print(self, text: str) -> None:
         with self.lock:
-            print(f"{time.strftime('%H:%M:%S')} {text}", file=self.stream, flush=True)
+            # A second line must not look like a line of its own: file names may hold line breaks.
+            said = shown(text).replace("\n", "\n         ")
+            print(f"{time.strftime('%H:%M:%S')} {said}", file=self.stream, flush=True)
 
     def state(self, step: str, status: str, seconds: float | None) -> None:
         """A line for every change."""
@@ -196,7 +199,7 @@ class PlainLines(Tally):
 
     def message(self, step: str, level: str, text: str, item: str | None) -> None:
         """A line."""
-        self._print(f"{step}: {level}: {item + ': ' if item else ''}{text}")
+        self._print(f"{step}: {level}: {on_one_line(item) + ': ' if item else ''}{text}")
 
     def say(self, text: str) -> None:
         """A line."""
@@ -230,12 +233,12 @@ class LiveDisplay(Tally):
         from rich.markup import escape
 
         style = "red" if level == "failed" else "yellow"
-        about = f"{step}: {item}: " if item else f"{step}: "
-        self.console.print(f"[{style}]{level}[/] {escape(about + text)}", highlight=False)
+        about = f"{step}: {on_one_line(item)}: " if item else f"{step}: "
+        self.console.print(f"[{style}]{level}[/] {escape(about + shown(text))}", highlight=False)
 
     def say(self, text: str) -> None:
         """Above the table."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(shown(text), markup=False, highlight=False)
 
     def close(self) -> None:
         """Leave the last state on the screen."""

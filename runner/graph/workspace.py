@@ -35,9 +35,15 @@ class Workspace:
         self.reports = self.root / "reports"
 
     def create(self) -> Workspace:
-        """Make the folders."""
-        for folder in (self.artifacts, self.partial, self.shared, self.cache, self.runs_folder, self.reports):
-            folder.mkdir(parents=True, exist_ok=True)
+        """Make the folders. Raises ``UsageError`` where they cannot be."""
+        try:
+            for folder in (self.artifacts, self.partial, self.shared, self.cache, self.runs_folder, self.reports):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"cannot make the workspace {self.root}: {error.strerror}",
+                hint="results: names a file in a folder that can be written",
+            ) from error
         return self
 
     @cached_property

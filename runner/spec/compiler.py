@@ -49,7 +49,7 @@ class Compiler:
 
     def compile(self, overrides: tuple[str, ...]) -> CompiledSpec:
         """The compiled spec. Raises ``SpecError`` with all problems."""
-        header = judge_header(self.source, self.root)
+        header = judge_header(self.source, self.root, self.base)
         self._add(header.problems)
         seed = header.values.get(SEED, 0)
         params = read_parameters(self.source, self.root, seed if is_seed(seed) else 0, overrides)

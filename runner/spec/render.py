@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runner.errors import Problem, SpecError
+from runner.shown import on_one_line
 
 MAX_SHOWN = 100
 
@@ -25,14 +26,14 @@ def render_problems(error: SpecError, *, color: bool = False) -> str:
 
 
 def _block(problem: Problem, color: bool) -> str:
-    place, message = str(problem.position), problem.message
+    place, message = on_one_line(problem.position), on_one_line(problem.message)
     lines = [f"{_BOLD}{place}{_OFF}: {_RED}{message}{_OFF}" if color else f"{place}: {message}"]
     lines += [f"  {line}" for line in (problem.snippet or "").splitlines()]
     if problem.suggestion:
-        asked = f"did you mean {problem.suggestion}?"
+        asked = f"did you mean {on_one_line(problem.suggestion)}?"
         lines.append(f"  {_CYAN}{asked}{_OFF}" if color else f"  {asked}")
     if problem.allowed:
-        lines.append(f"  allowed: {problem.allowed}")
+        lines.append(f"  allowed: {on_one_line(problem.allowed)}")
     return "\n".join(lines)
 
 

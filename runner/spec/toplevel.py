@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
@@ -32,13 +33,13 @@ class JudgedHeader:
     problems: list[Problem] = field(default_factory=list)
 
 
-def judge_header(source: Source, root: Node) -> JudgedHeader:
-    """Judge everything at the top level. Raises ``SpecError`` where the root is not a mapping."""
+def judge_header(source: Source, root: Node, base: FilePath) -> JudgedHeader:
+    """Judge everything at the top level; paths are relative to ``base``. Raises ``SpecError`` where the root is not a mapping."""
     if not isinstance(root.data, dict):
         message = "a spec is a mapping: it begins with a line such as name: my-experiment"
         raise SpecError([source.problem("not-a-mapping", message, root.span)])
     judged = JudgedHeader(root.value())
-    judged.problems = _reserved(source, root) + _dollars(source, root) + _results(source, root)
+    judged.problems = _reserved(source, root) + _dollars(source, root) + _results(source, root, base)
     try:
         Header.model_validate_json(json.dumps(_shallow(judged.values)), strict=True)
     except ValidationError as error:
@@ -112,17 +113,31 @@ def _reserved(source: Source, root: Node) -> list[Problem]:
     ]
 
 
-def _results(source: Source, root: Node) -> list[Problem]:
-    """A results file below the home of nobody."""
+def _results(source: Source, root: Node, base: FilePath) -> list[Problem]:
+    """A results file that cannot be one: it would fail late, or what stands there would be replaced."""
     node = root.child("results")
-    if node is None or not isinstance(node.data, str) or not node.data.startswith("~"):
+    if node is None or not isinstance(node.data, str) or not node.data:
         return []
+    why = _unfit(node.data, base)
+    message = f"results: {quoted(node.data)} {why}"
+    return [source.problem("wrong-value", message, node.span, path=("results",))] if why else []
+
+
+def _unfit(text: str, base: FilePath) -> str | None:
+    """Why ``text`` cannot name a results file, or None."""
+    if not text.isprintable():
+        return "holds a line break or another control character"
     try:
-        FilePath(node.data).expanduser()
+        mode = FilePath(base, FilePath(text).expanduser()).stat().st_mode
     except RuntimeError:
-        message = f"results: {quoted(node.data)} names the home of an unknown user"
-        return [source.problem("wrong-value", message, node.span, path=("results",))]
-    return []
+        return "names the home of an unknown user"
+    except FileNotFoundError:
+        return "names a folder, not a file" if text.endswith("/") else None
+    except OSError as error:
+        return f"cannot be a file: {error.strerror}"
+    if stat.S_ISREG(mode):
+        return None
+    return f"is a {'folder' if stat.S_ISDIR(mode) else 'device or pipe'}, not a file"
 
 
 def _dollars(source: Source, root: Node) -> list[Problem]:
