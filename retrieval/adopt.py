@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from retrieval import foreign, storage
 from retrieval.embed import ROWS, EmbeddedShard, ahead, encode_texts
 from retrieval.foreign import Partition
-from retrieval.index import INDEX_LIMITS, Index, finish, refuse_other_encoder, report, save, source_entry
+from retrieval.index import INDEX_LIMITS, Index, finish, refuse_other_encoder, save, source_entry
 from retrieval.nearest import measure, sample
+from retrieval.problems import report
 from retrieval.structure import SEED, FaissChoice, Structure
 from runner.context import StepContext
 from runner.data.images import UnreadableImage, decode
@@ -143,7 +144,7 @@ def import_folder(
         )  # fmt: skip
         if export_to is not None:
             storage.export(folder, export_to)
-    report(index, ctx)
+    report(index.sources, ctx)
     return index
 
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from retrieval import storage
 from retrieval.embed import ROWS, EmbeddedShard, KnownImage, KnownImages, embed_shard, encode_texts
 from retrieval.nearest import measure, nearest, nearly, sample
+from retrieval.problems import examples, report
 from retrieval.structure import FaissChoice, Structure, choose, make, read, write
 from retrieval.vectors import IN_MEMORY, MixedVectors, StoredVectors
 from runner.context import StepContext
@@ -41,8 +42,6 @@ Similarity = Literal["image", "caption", "mean"]
 
 INDEX_LIMITS = ImageLimits(max_pixels=89_000_000)
 """What is embedded at all; a search may ask for less."""
-
-MAX_EXAMPLES = 20
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def build(
         index = finish(folder, [done[p.key] for p in parts], entries, encoder, ctx.check, faiss, nprobe)
         if export_to is not None:
             storage.export(folder, export_to)
-    report(index, ctx)
+    report(index.sources, ctx)
     return index
 
 
@@ -142,7 +141,7 @@ def save(folder: Path, key: str, source_id: str, name: str, embedded: EmbeddedSh
         "records": embedded.records,
         "unreadable": embedded.unreadable_counts(),
         "problem_counts": dict(sorted(Counter(p[0] for p in problems).items())),
-        "examples": (problems + [list(found) for found in embedded.unreadable])[:MAX_EXAMPLES],
+        "examples": examples(problems + [list(found) for found in embedded.unreadable]),
     }
     storage.save_shard(folder, key, embedded.rows, embedded.vectors, embedded.captions, meta)
     return {"key": key, "rows": len(embedded.vectors), "captioned": len(embedded.captions), **meta}
@@ -218,7 +217,7 @@ def source_entry(
     for shard in shards:
         counts.update(shard["problem_counts"])
         counts.update(shard["unreadable"])
-    examples = [[p.reason, p.where, p.detail] for p in listed] + [e for shard in shards for e in shard["examples"]]
+    found = [[p.reason, p.where, p.detail] for p in listed] + [e for shard in shards for e in shard["examples"]]
     return {
         "source_id": source.source_id,
         "kind": source.kind,
@@ -229,20 +228,8 @@ def source_entry(
         "embedded": sum(shard["rows"] for shard in shards),
         "unreadable": sum(sum(shard["unreadable"].values()) for shard in shards),
         "captioned": sum(shard["captioned"] for shard in shards),
-        "problems": {"counts": dict(sorted(counts.items())), "examples": examples[:MAX_EXAMPLES]},
+        "problems": {"counts": dict(sorted(counts.items())), "examples": examples(found)},
     }
-
-
-def report(index: Index, ctx: StepContext) -> None:
-    """Say what is not in the index, and why."""
-    for source in index.sources:
-        counts = source["problems"]["counts"]
-        if counts:
-            listed = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-            example = source["problems"]["examples"][0]
-            ctx.warn(f"left out: {listed}; first: {' '.join(filter(None, example))}", item=source["source_id"])
-        if not source["embedded"]:
-            ctx.warn("no picture could be indexed", item=source["source_id"])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from runner.data.sources.base import Problem, Problems, Record, Shard, Source
+from runner.data.sources.base import NOTES, Problem, Problems, Record, Shard, Source
 from runner.data.sources.specs import (
     KINDS,
     Corpus,
@@ -33,6 +33,7 @@ from runner.references import ASSET_SCHEME, AssetRef
 
 __all__ = [
     "KINDS",
+    "NOTES",
     "Corpus",
     "FolderSource",
     "FolderTreeSource",

@@ -50,9 +50,14 @@ class Shard:
     content: Any = field(default=None, repr=False, compare=False)
 
 
+NOTES = frozenset({"count_mismatch", "damaged_parquet", "missing_parquet", "white_borders"})
+"""Reasons that leave nothing out: the pictures are used, and a reader should know."""
+
+
 @dataclass(frozen=True)
 class Problem:
-    """Something in a source that could not be used: ``reason`` is a stable short name, ``where`` the place."""
+    """Something in a source that could not be used, or one of ``NOTES``: ``reason`` is a stable short name, ``where`` the
+    place."""
 
     reason: str
     where: str
