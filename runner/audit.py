@@ -19,6 +19,8 @@ from runner.errors import UsageError
 PACKAGED_CORPUS = ("cifar10-test", "tuxpaint-stamps", "google-emoji", "fluent-3d", "openclipart")
 CAPTIONED_SETS = ("google-emoji", "fluent-3d", "tuxpaint-stamps", "openclipart")
 MANY_TARGETS = 20
+MAX_CONFIG = 16 << 20
+"""Bytes of a model's ``config.json`` above which it is not read."""
 SCHEMA_LINE = "# yaml-language-server: $schema={schema}\n"
 
 
@@ -83,9 +85,11 @@ def model_labels(model: str) -> list[str] | None:
     if not config.is_file():
         return None
     try:
+        if config.stat().st_size > MAX_CONFIG:
+            raise ValueError(f"it has more than {MAX_CONFIG:,} bytes")
         names = json.loads(config.read_text("utf8")).get("id2label") or {}
         return [str(names[key]) for key in sorted(names, key=int)] or None
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, OSError, RecursionError) as error:
         raise UsageError(f"{config}: not a model configuration ({error})") from error
 
 
@@ -164,7 +168,7 @@ def _subject(request: AuditRequest, model: str, number: int, folder: Path) -> di
     if request.architectures:
         subject["architecture"] = request.architectures[min(number, len(request.architectures) - 1)]
     labels = request.labels or request.classes
-    return subject | ({"labels": labels} if labels else {})
+    return subject | ({"labels": _plains(labels)} if labels else {})
 
 
 def _evidence(request: AuditRequest, folder: Path) -> dict[str, dict[str, Any]]:
@@ -264,9 +268,14 @@ def _text(
 ) -> str:
     encoder, steps = _encoder(request)
     corpus = [corpus_source(text, folder) for text in request.corpus] or [{"packaged": n} for n in PACKAGED_CORPUS]
-    propose: dict[str, Any] = {"uses": "c2b.propose", "llm": "$llm", "task": request.task, "classes": classes}
+    propose: dict[str, Any] = {
+        "uses": "c2b.propose",
+        "llm": "$llm",
+        "task": _plain(request.task),
+        "classes": _plains(classes),
+    }
     if targets:
-        propose["targets"] = targets
+        propose["targets"] = _plains(targets)
     propose["max_attributes"] = request.attributes
     if request.include:
         propose["include"] = included(request.include)
@@ -295,6 +304,15 @@ def _text(
     return "\n".join(
         [_block(head), "models:", _entries(models), "steps:", _entries(steps), "results: out/results.duckdb", ""]
     )
+
+
+def _plain(text: str) -> str:
+    """A text as a spec writes it: a leading dollar would refer to something."""
+    return f"${text}" if text.startswith("$") else text
+
+
+def _plains(texts: list[str]) -> list[str]:
+    return [_plain(text) for text in texts]
 
 
 def _block(values: dict[str, Any]) -> str:

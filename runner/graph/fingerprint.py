@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner.errors import DataError
 from runner.graph.canonical import digest
-from runner.graph.items import SqliteItems
+from runner.graph.items import SqliteItems, spelled
 from runner.references import ResolvedPath
 
 HASHED_BYTES = 32 << 30
@@ -45,7 +45,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _of_files(base: Path, files: Iterable[Path], items: SqliteItems) -> str:
-    entries = [(path, str(path.relative_to(base)), path.stat()) for path in files]
+    entries = [(path, spelled(path.relative_to(base)), path.stat()) for path in files]
     if sum(status.st_size for _, _, status in entries) > HASHED_BYTES:
         return digest([[name, status.st_size, status.st_mtime_ns] for _, name, status in entries])
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) as pool:

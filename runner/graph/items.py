@@ -23,6 +23,11 @@ _SETTLED_NS = 2_000_000_000
 _CHUNK = 1 << 20
 
 
+def spelled(path: Path) -> str:
+    """A path as text that can be stored: bytes of a name that are no UTF-8 are spelled out (``\\xff``)."""
+    return os.fsencode(path).decode("utf8", "backslashreplace")
+
+
 class SqliteItems:
     """An ``ItemCache`` in one SQLite file; many threads and processes may use it at once.
 
@@ -58,7 +63,7 @@ class SqliteItems:
 
     def file_sha256(self, path: Path) -> str:
         """SHA-256 (hex) of a file, from memory where path, size, mtime and inode are as they were."""
-        name, status = str(path), path.stat()
+        name, status = spelled(path), path.stat()
         stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
         with self._lock, self._named():
             known = self._connection.execute(

@@ -142,7 +142,7 @@ def test_links_never_lead_out_of_the_root(tmp_path):
     (root / "dangling.png").symlink_to(root / "nowhere.png")
     source = open_source({"folder": str(root)})
     assert uris(source) == ["inside.png", "real.png", "sub/x.png"]
-    assert source.problems.counts() == {"link_out_of_root": 2, "link_to_folder": 1}
+    assert source.problems.counts() == {"link_out_of_root": 2, "link_to_folder": 1, "broken_link": 1}
 
 
 @pytest.mark.parametrize("uri", ["../outside/secret.png", "/etc/hostname", "out.png", "a/../../outside/secret.png"])
@@ -161,7 +161,7 @@ def test_a_pipe_named_like_a_picture_does_not_hang(tmp_path):
     assert uris(source) == ["a.png"]
     (tmp_path / "a.png").unlink()
     os.mkfifo(tmp_path / "a.png")
-    assert reasons(source) == {"unreadable_file": 1}
+    assert reasons(source) == {"special_file": 1, "unreadable_file": 1}
 
 
 def test_a_file_that_vanished_is_reported_and_asked_for_by_name_it_is_an_error(tmp_path):

@@ -71,6 +71,9 @@ class Folder(Source):
                 uri = prefix + entry.name
                 if entry.name.startswith("."):
                     continue
+                if not _is_text(entry.name):
+                    self.problems.add("unsafe_name", uri.encode("utf8", "backslashreplace").decode())
+                    continue
                 if entry.is_dir(follow_symlinks=False):
                     pending.append((Path(entry.path), uri + "/"))
                 elif self._is_usable(entry, uri):
@@ -81,10 +84,13 @@ class Folder(Source):
             if not self._is_inside(entry.path):
                 self.problems.add("link_out_of_root", uri, os.path.realpath(entry.path))
                 return False
-            if entry.is_dir():
+            if os.path.isdir(entry.path):  # noqa: PTH112  a link that leads in a circle is no folder, and no error
                 self.problems.add("link_to_folder", uri)
                 return False
-        return entry.is_file()
+        if os.path.isfile(entry.path):  # noqa: PTH113
+            return True
+        self.problems.add("broken_link" if entry.is_symlink() else "special_file", uri)
+        return False
 
     def _is_inside(self, path: str | Path) -> bool:
         return Path(os.path.realpath(path)).is_relative_to(self._root)
@@ -158,6 +164,15 @@ class Folder(Source):
         if not self._labelled:
             return None
         return {uri: uri.partition("/")[0] for uri in self._files[0] if "/" in uri}
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8: what is not can be stored in no table."""
+    try:
+        name.encode("utf8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class FolderTree(Folder):
