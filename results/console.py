@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from results.report import words
 from runner.shown import on_one_line
 
 if TYPE_CHECKING:
@@ -40,17 +41,21 @@ def verdict_table(store: ResultsStore, run_id: str) -> RenderableType | None:
     from rich.table import Table
 
     truth = any(row["agreement"] is not None for row in rows)
+    by_rounds = [row["stopped"] is not None for row in rows]
     table = Table(title="Where the classifier is better or worse", title_justify="left", pad_edge=False)
     for name in ("target", "attribute", "value"):
         table.add_column(name, overflow="fold")
-    for name in ("n", "accuracy", "95 %", "bias", "95 %", "q", "gap seen from"):
+    gap = "gaps excluded above" if all(by_rounds) else "gap seen from" + " / excluded above" * any(by_rounds)
+    for name in ("n", "accuracy", "95 %", "bias", "95 %", "q", gap):
         table.add_column(name, justify="right")
+    if any(by_rounds):
+        table.add_column("stopped")
     table.add_column("verdict")
     if truth:
         for name in ("truth: on target", "accuracy", "bias", "verdict"):
             table.add_column(name, justify="right")
     for row in rows:
-        table.add_row(*_cells(row, truth), style=STYLES.get(row["verdict"], ""))
+        table.add_row(*_cells(row, truth, any(by_rounds)), style=STYLES.get(row["verdict"], ""))
     return table
 
 
@@ -78,20 +83,24 @@ def comparison_table(store: ResultsStore, run_id: str) -> RenderableType | None:
     return table
 
 
-def _cells(row: dict[str, Any], truth: bool) -> list[str]:
+def _cells(row: dict[str, Any], truth: bool, by_rounds: bool) -> list[str]:
     value = f"{row['value']} (measured)" if row["value_source"] == "measured" else row["value"]
-    cells = [*map(_safe, (row["target"], row["attribute"], value)), str(row["n"])]
+    cells = [*map(_safe, (row["target"], row["attribute"], value)), _count(row)]
     cells += [_percent(row["acc"]), _interval(row["wilson_low"], row["wilson_high"])]
     cells += [_points(row["phi"]), _interval(row["phi_low"], row["phi_high"], signed=True)]
-    cells += [
-        _number(row["q_value"]),
-        _points(row["min_detectable_gap"]).lstrip("+"),
-        WORDS.get(row["verdict"], row["verdict"]),
-    ]
+    cells += [_number(row["q_value"]), _points(row["min_detectable_gap"]).lstrip("+")]
+    if by_rounds:
+        cells += [words.STOPPED.get(row["stopped"], "")]
+    cells += [WORDS.get(row["verdict"], row["verdict"])]
     if truth:
         cells += [_percent(row["true_target_precision"]), _percent(row["true_acc"]), _points(row["true_phi"])]
         cells += [row["agreement"] or ""]
     return cells
+
+
+def _count(row: dict[str, Any]) -> str:
+    """Images that were run, of those there were where they were taken by rounds."""
+    return str(row["n"]) if row["available"] is None else f"{row['n']} of {row['available']}"
 
 
 def _safe(text: str) -> str:

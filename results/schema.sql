@@ -248,11 +248,11 @@ CREATE TABLE c2b_group (
   n BIGINT NOT NULL,  -- images
   k BIGINT NOT NULL,  -- correct ones
   acc DOUBLE,  -- k / n
-  wilson_low DOUBLE,  -- 95% interval of acc
-  wilson_high DOUBLE,  -- 95% interval of acc
+  wilson_low DOUBLE,  -- 95% interval of acc: Wilson; with adaptive sampling (stopped is set) anytime-valid limits
+  wilson_high DOUBLE,  -- 95% interval of acc, as wilson_low
   phi DOUBLE,  -- bias score: acc minus the mean acc of the other values; NULL where undefined
-  phi_low DOUBLE,  -- 95% MOVER interval of phi
-  phi_high DOUBLE,  -- 95% MOVER interval of phi
+  phi_low DOUBLE,  -- 95% interval of phi: MOVER; adaptive: anytime-valid limits
+  phi_high DOUBLE,  -- 95% interval of phi, as phi_low
   boot_low DOUBLE,  -- caption bootstrap interval, where a value has several captions
   boot_high DOUBLE,  -- caption bootstrap interval
   fisher_p DOUBLE,  -- Fisher exact, against the pooled other values
@@ -264,7 +264,7 @@ CREATE TABLE c2b_group (
   flag_point BOOLEAN,  -- |phi| > threshold in exact fractions (the paper's rule)
   verdict VARCHAR NOT NULL,  -- favoured, disfavoured, no_evidence, not_testable, insufficient_data, undefined, held_back
   verdict_reason VARCHAR,  -- why there is no verdict
-  min_detectable_gap DOUBLE,  -- smallest gap seen with 80% power at this size
+  min_detectable_gap DOUBLE,  -- smallest gap seen with 80% power at this size; adaptive: larger gaps are excluded
   phi_corrected DOUBLE,  -- corrected for wrong values among the retrieved, where precisions are known
   target_precision DOUBLE,  -- estimated share of images that show the target
   value_precision DOUBLE,  -- estimated share of images that show the value
@@ -272,7 +272,8 @@ CREATE TABLE c2b_group (
   separable BOOLEAN,  -- whether the values of the attribute could be told apart; NULL = not tested
   mean_similarity DOUBLE,  -- mean cosine of the group's captions and images
   e_value DOUBLE,  -- adaptive sampling: evidence against "no gap"; intervals and q_value then hold at any time, fisher_p is NULL
-  stopped VARCHAR  -- adaptive sampling: decided, futile, used_up, not_testable; NULL = every image was run
+  stopped VARCHAR,  -- adaptive sampling: decided, futile, used_up, not_testable; NULL = every image was run
+  available BIGINT  -- adaptive sampling: images the group has, of which n were run; NULL = every image was run
 );
 
 -- C2B stage 3: one row an attribute of a target.

@@ -126,6 +126,7 @@ def templates() -> jinja2.Environment:
     environment.filters["body"] = Markup  # of parts, which came from these templates
     environment.globals["VERDICT_WORDS"] = words.VERDICTS
     environment.globals["AGREEMENT_WORDS"] = words.AGREEMENTS
+    environment.globals["STOPPED_WORDS"] = words.STOPPED
     return environment
 
 

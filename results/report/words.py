@@ -25,6 +25,12 @@ VERDICTS = {
     "insufficient_data": "too few images",
     "undefined": "undefined",
 }
+STOPPED = {
+    "decided": "a value was found",
+    "futile": "gap excluded",
+    "used_up": "pictures used up",
+    "not_testable": "not testable",
+}
 AGREEMENTS = {
     "agrees": "agrees",
     "opposite": "opposite",

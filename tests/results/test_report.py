@@ -1,11 +1,14 @@
 """The report as text: what it says, in which order, and that nothing of others can act in it."""
 
+import io
 import re
 from html.parser import HTMLParser
 
 import pytest
+from rich.console import Console
 from synthetic_audit import RUN, audit, hostile
 
+from results.console import verdict_table
 from results.report import render
 from results.report.words import clean, duration, listed, named, p_value, percent_interval, points, size_of, whole
 from results.store import ResultsStore
@@ -240,3 +243,39 @@ def test_words():
     assert (p_value(0.0004), p_value(0.0342), whole(12345)) == ("< 0.001", "0.034", "12\u202f345")
     assert percent_interval(0.514, 0.7) == "51\u201370\u202f%"
     assert [duration(s) for s in (3.21, 400.2, 7500)] == ["3.2 s", "6 min 40 s", "2 h 5 min"]
+
+
+def by_rounds(made):
+    """The audit as one that took its pictures by rounds."""
+    for group in made.steps["verdict"]["c2b_group"]:
+        decided = group["verdict"] in ("favoured", "disfavoured")
+        group |= {"stopped": "decided" if decided else "futile", "available": 2 * group["n"], "fisher_p": None}
+        group |= {"e_value": 60.0 if decided else 0.5}
+    return made
+
+
+def test_pictures_taken_by_rounds_are_not_called_what_they_are_not(store):
+    made = by_rounds(audit())
+    made.store(store)
+    text = Outline(render(store, RUN)).text
+    taken = sum(group["n"] for group in made.steps["verdict"]["c2b_group"])
+    assert f"as far as they were needed: {taken:,} of {2 * taken:,}".replace(",", " ") in text.replace(",", " ")
+    assert "a value was found" in text and "gap excluded" in text and "Larger gaps are excluded" in text
+    assert "hold at 95 % however often one looks" in text
+    assert not re.search(r"Wilson|MOVER|would have been seen|p \(Fisher\)|large enough to see", text)
+
+
+def test_the_terminal_says_how_many_were_taken_and_why_no_more(store):
+    audit().store(store)
+    fixed = printed(verdict_table(store, RUN))
+    assert "gap seen from" in fixed and "stopped" not in fixed and "excluded" not in fixed
+    by_rounds(audit(run_id="rounds")).store(store)
+    text = printed(verdict_table(store, "rounds"))
+    assert "gaps excluded above" in text and "100 of 200" in text and "a value was found" in text
+    assert "seen from" not in text
+
+
+def printed(table):
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()

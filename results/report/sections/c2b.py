@@ -158,9 +158,16 @@ def _parts_of(audit: Audit) -> Iterable[Part | None]:
     yield _plain(audit, "stability", "Would it come out the same again?", "c2b_stability")
     yield _plain(audit, "dropped", "Proposals that were dropped", "dropped_proposals")
     yield _retrieval(audit)
-    yield Part(
-        "method", "How to read this", "c2b_method.html.jinja", {"checks": {g["target_check"] for g in audit.groups}}
-    )
+    variables = {"checks": {g["target_check"] for g in audit.groups}, "adaptive": sampled(audit.groups)}
+    yield Part("method", "How to read this", "c2b_method.html.jinja", variables)
+
+
+def sampled(groups: Iterable[Row]) -> dict[str, int] | None:
+    """Of an audit that took its pictures by rounds, how many it took of how many; None where every picture was run."""
+    own = [g for g in groups if g["stopped"] is not None]
+    if not own:
+        return None
+    return {"taken": sum(g["n"] for g in own), "available": sum(g["available"] or 0 for g in own)}
 
 
 def _verdicts(audit: Audit) -> Part | None:
@@ -188,6 +195,7 @@ def _verdicts(audit: Audit) -> Part | None:
             "pooled": [r for r in audit.rows["c2b_pooled_test"] if r["q_bh"] is not None and r["q_bh"] <= 0.05],
             "gate_failed": gate is not None and gate["passed"] is False,
             "gate": gate,
+            "adaptive": sampled(audit.groups),
         },
     )
 
@@ -219,11 +227,9 @@ def _plots(audit: Audit) -> Part | None:
         groups = [g for g in audit.groups if g["target"] == target]
         drawn = {"accuracy": charts.accuracy_chart(groups, neutral.get(target)), "score": charts.score_chart(groups)}
         targets.append({"target": target, "groups": groups, "neutral": neutral.get(target), **drawn})
-    return (
-        Part("plots", "Accuracy and uncertainty, class by class", "c2b_plots.html.jinja", {"targets": targets})
-        if targets
-        else None
-    )
+    variables = {"targets": targets, "adaptive": sampled(audit.groups)}
+    title = "Accuracy and uncertainty, class by class"
+    return Part("plots", title, "c2b_plots.html.jinja", variables) if targets else None
 
 
 def _examples(audit: Audit) -> Part | None:

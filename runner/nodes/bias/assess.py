@@ -152,7 +152,7 @@ def _anytime(grid: Grid, trials: Trials, rules: Rules) -> dict[str, NDArray[Any]
     columns = {
         "wilson_low": acc_low, "wilson_high": acc_high, "phi_low": low, "phi_high": high, "fisher_p": unknown,
         "permutation_p": unknown, "min_detectable_gap": np.maximum(np.abs(low), np.abs(high)), "e_value": np.exp(log_e),
-        "stopped": np.array([t.stopped for t in ended], object),
+        "stopped": np.array([t.stopped for t in ended], object), "available": np.array([t.available for t in ended]),
     }  # fmt: skip
     # Benjamini-Hochberg on 1/e is e-BH, which needs no independence.
     return columns | _adjusted(grid, inverse_e(log_e), rules)

@@ -21,7 +21,10 @@ Row = dict[str, Any]
 
 
 def assess_draws(images: RetrievedImages, verdicts: Verdicts) -> list[list[Row]]:
-    """Rows of ``c2b_group`` per draw; the first are those of the audit itself."""
+    """Rows of ``c2b_group`` per draw; the first are those of the audit itself.
+
+    The further draws are judged by the fixed rule on every picture of theirs, also where the audit sampled adaptively.
+    """
     captions = images.captions.to_pylist()
     members = members_of(captions, kept_rows(images))
     predicted = verdicts.predictions.to_pylist()

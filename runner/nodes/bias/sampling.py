@@ -60,12 +60,14 @@ class Policy:
 
 
 class Trial(NamedTuple):
-    """How the sampling of a group ended: log e-value against "no gap", anytime-valid limits of phi, and why it stopped."""
+    """How the sampling of a group ended: log e-value against "no gap", anytime-valid limits of phi, why it stopped, and how
+    many pictures there were."""
 
     log_e: float
     phi_low: float
     phi_high: float
     stopped: Stopped
+    available: int
 
 
 def shuffled(places: Iterable[Place], seed: int) -> list[Place]:
@@ -102,8 +104,10 @@ class _Attribute:
     goal: int = 0
     stopped: Stopped | None = None
     log_e: FloatArray = field(default_factory=lambda: np.empty(0))
+    available: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.available = [len(queue) for queue in self.queues]
         self.answers = [[] for _ in self.names]
         self.log_e = np.where(self.tested, 0.0, np.nan)
 
@@ -181,8 +185,8 @@ class Sampler:
         ended: dict[GroupName, Trial] = {}
         for a in self._attributes:
             low, high = phi_sequence(block_counts(a.answers), self.policy.confidence)
-            rows = zip(a.log_e.tolist(), low.tolist(), high.tolist(), strict=True)
-            ended |= {name: Trial(*row, a.stopped or "used_up") for name, row in zip(a.names, rows, strict=True)}
+            rows = zip(a.names, a.log_e.tolist(), low.tolist(), high.tolist(), a.available, strict=True)
+            ended |= {name: Trial(*limits, a.stopped or "used_up", there) for name, *limits, there in rows}
         return ended
 
     def answered(self) -> dict[GroupName, list[bool]]:

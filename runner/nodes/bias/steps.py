@@ -65,7 +65,7 @@ def _assess_cost(params: Mapping[str, Any]) -> Cost:
     return Cost(images=None, bytes=None)
 
 
-@step("c2b.assess", version="3", estimate=_assess_cost)
+@step("c2b.assess", version="4", estimate=_assess_cost)
 def assess(
     ctx: StepContext,
     *,
@@ -194,4 +194,9 @@ def stability(
     draws = assess_draws(images, verdicts)
     if len(draws) < 2:
         ctx.warn("the proposals were drawn once, so nothing can be said about stability: set resamples of c2b.propose")
+    elif verdicts.settings["sampling"] == "adaptive":
+        ctx.warn(
+            "the audit took its pictures by rounds and judged them by e-values; the further draws are judged by the fixed "
+            "rule on all of theirs, so a verdict may change with the rule as well as with the draw"
+        )
     return Stability(arrow_table("c2b_stability", stability_rows(draws, cosines_of(sentences))))

@@ -356,6 +356,7 @@ def test_adaptive_sampling_finds_the_planted_bias_with_fewer_passes(corpus, tmp_
         assert square["q_value"] <= 0.05 and square["e_value"] >= 20 and square["fisher_p"] is None
         assert square["phi_low"] < square["phi"] < square["phi_high"] < 0.05
         assert rows[target, "place", "left"]["verdict"] == "no_evidence"
+        assert square["n"] < square["available"] == 60
     assert rows["cat", "weather", "snow"]["verdict"] == "undefined"
     assert {r["p"] for r in done.pooled.to_pylist()} == {None} == {r["chi2_p"] for r in done.tests.to_pylist()}
     assert done.settings["sampling"] == "adaptive" and classifier.images == len(done.predictions) < 320
@@ -408,6 +409,7 @@ def test_adaptive_sampling_keeps_gate_holds_doubts_and_further_draws(corpus, tmp
     assert sum("count nowhere" in m["text"] for m in ctx.journal.messages) <= 1
     draws = stability(ctx, images=images, verdicts=done).groups.to_pylist()
     assert {r["share_proposed"] for r in draws} == {0.0, 1.0}
+    assert any("judged by the fixed rule" in m["text"] for m in ctx.journal.messages)
 
 
 @pytest.mark.parametrize("other", [{"paper_mode": True}, {"permutation": 99}])
