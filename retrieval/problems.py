@@ -34,7 +34,7 @@ def report(sources: Iterable[Mapping[str, Any]], ctx: StepContext) -> None:
         lost = {reason: count for reason, count in counts.items() if reason not in NOTES}
         for what, own in (("left out", lost), ("noted", notes)):
             if own:
-                first = next((example for example in shown if example[0] in own), [])
+                first: Example = next((example for example in shown if example[0] in own), [])
                 listed = ", ".join(f"{count} {reason}" for reason, count in own.items())
                 text = f"{what}: {listed}" + (f"; first: {' '.join(filter(None, first))}" if first else "")
                 ctx.warn(text, item=source["source_id"])

@@ -186,7 +186,8 @@ class Sampler:
         for a in self._attributes:
             low, high = phi_sequence(block_counts(a.answers), self.policy.confidence)
             rows = zip(a.names, a.log_e.tolist(), low.tolist(), high.tolist(), a.available, strict=True)
-            ended |= {name: Trial(*limits, a.stopped or "used_up", there) for name, *limits, there in rows}
+            for name, log_value, lowest, highest, there in rows:
+                ended[name] = Trial(log_value, lowest, highest, a.stopped or "used_up", there)
         return ended
 
     def answered(self) -> dict[GroupName, list[bool]]:

@@ -21,10 +21,10 @@ BoolArray = NDArray[np.bool_]
 
 
 class Bins(NamedTuple):
-    """``edges`` [bins + 1] of the bins, ``index`` [n] of each value's bin (-1 where the value is NaN)."""
+    """``edges`` [bins + 1] of the bins, ``number`` [n] of each value's bin (-1 where the value is NaN)."""
 
     edges: FloatArray
-    index: IntArray
+    number: IntArray
 
 
 def quantile_bins(values: ArrayLike, bins: int) -> Bins:
@@ -142,5 +142,5 @@ def manipulated(
     people. Kept are pairs with ``change >= least`` and ``|held| <= most`` everywhere.
     """
     moved = np.asarray(change, np.float64) >= least
-    still = (np.abs(np.asarray(held, np.float64)) <= most).all(-1)
+    still = np.asarray((np.abs(np.asarray(held, np.float64)) <= most).all(-1))
     return moved & still, moved, still

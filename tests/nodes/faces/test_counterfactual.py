@@ -143,7 +143,7 @@ def test_cause_and_mere_correlate_are_told_apart(seed: int, cause: int) -> None:
     slopes, fit = ridge_slopes(white.to_white(styles), measures)
     assert fit.min() > 0.9
     for measure in (0, 1):
-        index = cf.quantile_bins(measures[:, measure], 3).index
+        index = cf.quantile_bins(measures[:, measure], 3).number
         seen = cf.associate(outcome(styles), index, 3)
         assert seen.gap[2] > 0.3
         assert seen.gap_limits[0][2] > 0
