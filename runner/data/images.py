@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from runner.errors import DataError
 
@@ -85,7 +85,7 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     except UnreadableImage:
         raise
     except _DECODER_ERRORS as error:
-        raise UnreadableImage(_reason(error), f"{type(error).__name__}: {error}"[:200]) from error
+        raise UnreadableImage(_reason(error), _detail(error)) from error
 
 
 def encode_jpeg(image: Image.Image, *, quality: int = 90) -> bytes:
@@ -115,6 +115,13 @@ def _reason(error: BaseException) -> Reason:
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)):
         return "too_large"
     return "truncated" if isinstance(error, EOFError) or "truncated" in str(error).lower() else "undecodable"
+
+
+def _detail(error: BaseException) -> str:
+    """What a decoder said; the same for the same bytes, so without addresses of objects."""
+    if isinstance(error, UnidentifiedImageError):
+        return "of no picture format that is read"
+    return f"{type(error).__name__}: {error}"[:200]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
