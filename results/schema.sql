@@ -492,7 +492,8 @@ CREATE TABLE c2b_verifier (
   specificity_low DOUBLE,  -- 95% Wilson interval
   specificity_high DOUBLE,  -- 95% Wilson interval
   usable BOOLEAN NOT NULL,  -- whether its answers are used
-  reason VARCHAR  -- why not
+  reason VARCHAR,  -- why not
+  confusion JSON  -- calibration pictures by class (first the target) and score band: classes, edges, first_yes, counts; NULL without scores or with two classes
 );
 
 -- C2B: estimated shares of a group's pictures that show the target and the value.
@@ -510,6 +511,7 @@ CREATE TABLE c2b_precision (
   retrieved_precision DOUBLE,  -- estimated share that shows the target among all of them
   retrieved_low DOUBLE,  -- 95% interval
   retrieved_high DOUBLE,  -- 95% interval
+  method VARCHAR,  -- mixture (the classes that the verifier mixes up are known) or rogan_gladen (one specificity for all); NULL = not estimated
   target_precision DOUBLE,  -- the same among those that are assessed (without the refused ones, where these are left out)
   target_low DOUBLE,  -- 95% interval
   target_high DOUBLE,  -- 95% interval

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from runner.artifacts import CheckedTargets
 from runner.naming import normalised
 from runner.nodes.bias.binning import Binned, Middle, category_bins, cut_bins, placed, quantile_bins
+from runner.nodes.bias.matching import comparable, matched
 from runner.nodes.bias.measures import MEASURES, Measure
+from runner.nodes.bias.seeds import seed_of
 from runner.nodes.bias.verification import Answers, precision_rows, quality_of
 from runner.nodes.predicting import Place
 
 Row = dict[str, Any]
 Taken = Mapping[str, Any]
+Match = Literal["source", "none"]
 
 
 class CutsMisfit(ValueError):
@@ -108,8 +111,14 @@ def form_groups(
     found: Mapping[Place, Taken],
     middle: Middle = "drop",
     cuts: Mapping[str, Sequence[float]] | None = None,
+    *,
+    match: Match = "source",
+    seed: int = 0,
 ) -> Formed:
-    """Cut each attribute's measurements into its values. Refused pictures move no edge. Raises ``CutsMisfit``."""
+    """Cut each attribute's measurements into its values. Refused pictures move no edge. Raises ``CutsMisfit``.
+
+    ``match='source'``: every source has the same number of pictures in each group (see ``matching``).
+    """
     chosen = {normalised(attribute): edges for attribute, edges in (cuts or {}).items()}
     unknown = set(chosen) - {normalised(b.attribute) for b in bound if not b.measure.is_category}
     if unknown:
@@ -117,7 +126,12 @@ def form_groups(
     formed = Formed(_measurement_rows(found), [], [], [], [])
     for b in bound:
         pool = pools.get(b.target, Pool(()))
-        done = _binned(b, _taken(b, pool.pictures, found), middle, chosen.get(normalised(b.attribute)))
+        own = chosen.get(normalised(b.attribute))
+        done = _binned(b, _taken(b, pool.pictures, found), middle, own)
+        if match == "source" and done.bins:
+            pool = _comparable(pool, done)
+            again = _binned(b, _taken(b, pool.pictures, found), middle, own)
+            done = _matched(again, pool, seed_of(seed, "measured", b.target, b.attribute))
         if done.reason is not None:
             formed.unformed.append((b, done.reason))
         formed.bins.extend(_bin_rows(b, done))
@@ -125,6 +139,24 @@ def form_groups(
         formed.groups.extend(groups)
         formed.members.extend(row for group in groups for row in _member_rows(group, found))
     return formed
+
+
+def _comparable(pool: Pool, done: Binned) -> Pool:
+    """Without the sources that have no pictures for one of the values."""
+    known = comparable(done.place, [place.source_id for place in pool.pictures], len(done.bins))
+    return Pool(*(tuple(place for place in places if place.source_id in known) for places in pool))
+
+
+def _matched(done: Binned, pool: Pool, seed: int) -> Binned:
+    """With the same number of pictures of every source in each bin."""
+    sources = [place.source_id for place in pool.pictures]
+    at = matched(done.place, sources, len(done.bins), seed)
+    if not (at >= 0).any():
+        return Binned((), at, done.pool, done.reason or "no source of pictures shows every value")
+    counts = np.bincount(at[at >= 0], minlength=len(done.bins))
+    within = "; compared within each source" if len(set(sources)) > 1 else ""
+    bins = tuple(b._replace(n=int(n), rule=b.rule + within) for b, n in zip(done.bins, counts, strict=True))
+    return Binned(bins, at, done.pool, done.reason)
 
 
 def _taken(b: Bound, places: Iterable[Place], found: Mapping[Place, Taken]) -> list[Any]:
@@ -195,19 +227,23 @@ def measured_precisions(groups: Iterable[Group], checked: CheckedTargets | None)
     if checked is None:
         return []
     shows = {(row["target"], _place(row)): row["shows"] for row in checked.checks.to_pylist()}
+    scores = {(r["target"], _place(r)): r["score"] for r in checked.checks.to_pylist() if r["score"] is not None}
     said = {(r["target"], r["attribute"], _place(r)): r["value"] for r in checked.value_checks.to_pylist()}
     qualities = {row["target"]: quality_of(row) for row in checked.verifier.to_pylist()}
-    answers = [_answers(group, shows, said) for group in groups]
+    answers = [_answers(group, shows, scores, said) for group in groups]
     return precision_rows(answers, qualities, reject=checked.rejects)
 
 
-def _answers(group: Group, shows: Mapping[Any, bool | None], said: Mapping[Any, str | None]) -> Answers:
+def _answers(
+    group: Group, shows: Mapping[Any, bool | None], scores: Mapping[Any, float], said: Mapping[Any, str | None]
+) -> Answers:
     target, attribute = group.bound.target, group.bound.attribute
-    found = [shows.get((target, place)) for place in (*group.pictures, *group.refused)]
+    places = [(target, place) for place in (*group.pictures, *group.refused)]
+    found = [shows.get(place) for place in places]
     values = [said[target, attribute, place] for place in group.pictures if (target, attribute, place) in said]
     return Answers(
         target, attribute, group.value, "measured", found.count(True), found.count(False), found.count(None),
-        len(values), values.count(group.value),
+        len(values), values.count(group.value), tuple(scores[place] for place in places if place in scores),
     )  # fmt: skip
 
 

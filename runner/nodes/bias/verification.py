@@ -4,10 +4,12 @@ A verifier says yes or no to "does the picture show the target?". Its sensitivit
 it) and specificity Sp (share of no among the others) are estimated on labelled pictures that no audit uses. From these and
 the answers in a group follows the share q of the group's pictures that show the target.
 
-Two limits. Se and Sp hold for pictures like those of the calibration: where the wrong pictures of a group are all of one
-class that the verifier confuses with the target, q comes out too high. And where the verifier shares its weights or its
-training with the audited classifier, both err on the same pictures: refusing what the verifier does not recognise then hides
-the classifier's errors.
+Se and Sp hold for wrong pictures like those of the calibration: where those of a group are all of one class that the verifier
+confuses with the target, this q comes out too high. Hence a verifier that gives scores, tried on three or more classes, is
+judged by ``mixture``, which knows the classes apart; ``group_precision`` serves the others.
+
+A limit of both: where the verifier shares its weights or its training with the audited classifier, both err on the same
+pictures, and refusing what the verifier does not recognise hides the classifier's errors.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from runner.nodes.bias.mixture import Confusion, Precisions, mixture_precision
 from runner.nodes.intervals import wilson_interval
 
 FloatArray = NDArray[np.float64]
@@ -33,30 +36,18 @@ _BLOCK = 500
 class Quality(NamedTuple):
     """Sensitivity and specificity as found on ``positives`` and ``negatives`` pictures; NaN where there were none.
 
-    Counts of None mean that both rates are known exactly.
+    Counts of None mean that both rates are known exactly. ``confusion``: how its scores are spread in each class of the
+    calibration; None for a verifier without scores, or tried on the target and one other class.
     """
 
     sensitivity: float
     specificity: float
     positives: int | None = None
     negatives: int | None = None
+    confusion: Confusion | None = None
 
 
 UNKNOWN = Quality(float("nan"), float("nan"), 0, 0)
-
-
-class Precisions(NamedTuple):
-    """Shares of pictures that show the target, with interval ends; float64 of the groups' shape, NaN = not known.
-
-    ``retrieved``: among all pictures of the group; ``target``: among those that are assessed.
-    """
-
-    retrieved: FloatArray
-    retrieved_low: FloatArray
-    retrieved_high: FloatArray
-    target: FloatArray
-    target_low: FloatArray
-    target_high: FloatArray
 
 
 def group_precision(
@@ -145,7 +136,10 @@ def _shares(
 
 
 class Answers(NamedTuple):
-    """What the verifier said about one group's pictures; ``attribute`` and ``value`` are None for neutral pictures."""
+    """What the verifier said about one group's pictures; ``attribute`` and ``value`` are None for neutral pictures.
+
+    ``scores``: of the pictures that it answered for, where it gives scores.
+    """
 
     target: str
     attribute: str | None
@@ -156,6 +150,7 @@ class Answers(NamedTuple):
     unanswered: int
     value_images: int = 0
     value_right: int = 0
+    scores: tuple[float, ...] = ()
 
 
 def precision_rows(
@@ -163,9 +158,42 @@ def precision_rows(
 ) -> list[Row]:
     """Rows of ``c2b_precision``; a target without a known quality has NULL shares.
 
-    ``reject``: whether refused pictures are left out of the assessment. ``qualities``: by target, see ``quality_of``.
+    ``reject``: whether refused pictures are left out of the assessment. ``qualities``: by target, see ``quality_of``. Groups
+    of a target whose quality has a ``confusion`` are judged as mixtures, others by Rogan and Gladen; ``method`` says which.
     """
     listed = list(groups)
+    rows: list[Row] = [{}] * len(listed)
+    by_target: dict[str | None, list[int]] = {}
+    for i, group in enumerate(listed):
+        quality = qualities.get(group.target, UNKNOWN)
+        by_target.setdefault(group.target if _has_scores(group, quality) else None, []).append(i)
+    for target, numbers in by_target.items():
+        own = [listed[i] for i in numbers]
+        if target is None:
+            made = _rogan_gladen_rows(own, qualities, reject, confidence)
+        else:
+            made = _mixture_rows(own, qualities[target].confusion, reject, confidence)
+        for i, row in zip(numbers, made, strict=True):
+            rows[i] = row
+    return rows
+
+
+def _has_scores(group: Answers, quality: Quality) -> bool:
+    return quality.confusion is not None and 0 < len(group.scores) == group.said_yes + group.said_no
+
+
+def _mixture_rows(listed: list[Answers], confusion: Confusion | None, reject: bool, confidence: float) -> list[Row]:
+    if confusion is None:
+        return []
+    counts = [confusion.tally(group.scores) for group in listed]
+    blank = [group.unanswered for group in listed]
+    found = mixture_precision(counts, confusion, unanswered=blank, reject=reject, confidence=confidence)
+    return _rows(listed, found, "mixture")
+
+
+def _rogan_gladen_rows(
+    listed: list[Answers], qualities: Mapping[str, Quality], reject: bool, confidence: float
+) -> list[Row]:
     blocks = [listed[i : i + _BLOCK] for i in range(0, len(listed), _BLOCK)]
     return [row for block in blocks for row in _block_rows(block, qualities, reject, confidence)]
 
@@ -186,7 +214,13 @@ def _block_rows(listed: list[Answers], qualities: Mapping[str, Quality], reject:
         reject=reject,
         confidence=confidence,
     )
-    return [_precision_row(group, shares) for group, shares in zip(listed, zip(*found, strict=True), strict=True)]
+    return _rows(listed, found, "rogan_gladen")
+
+
+def _rows(listed: list[Answers], found: Precisions, method: str) -> list[Row]:
+    return [
+        _precision_row(group, shares, method) for group, shares in zip(listed, zip(*found, strict=True), strict=True)
+    ]
 
 
 def _trials(quality: Quality) -> tuple[float, float]:
@@ -198,7 +232,7 @@ def _trials(quality: Quality) -> tuple[float, float]:
     )
 
 
-def _precision_row(group: Answers, shares: tuple[float, ...]) -> Row:
+def _precision_row(group: Answers, shares: tuple[float, ...], method: str) -> Row:
     retrieved, low, high, target, target_low, target_high = (None if np.isnan(s) else float(s) for s in shares)
     judged = group.value_images
     return {
@@ -207,6 +241,7 @@ def _precision_row(group: Answers, shares: tuple[float, ...]) -> Row:
         "images": group.said_yes + group.said_no + group.unanswered,
         "said_yes": group.said_yes, "said_no": group.said_no,
         "retrieved_precision": retrieved, "retrieved_low": low, "retrieved_high": high,
+        "method": None if retrieved is None else method,
         "target_precision": target, "target_low": target_low, "target_high": target_high,
         "value_images": judged, "value_precision": group.value_right / judged if judged else None,
     }  # fmt: skip
@@ -216,7 +251,9 @@ def quality_of(row: Mapping[str, Any]) -> Quality:
     """The quality in a row of ``c2b_verifier``; unknown where its answers are not used or it was not calibrated."""
     if not row["usable"] or row["sensitivity"] is None or row["specificity"] is None:
         return UNKNOWN
-    return Quality(row["sensitivity"], row["specificity"], row["positives"], row["negatives"])
+    confusion = row.get("confusion")
+    known = None if confusion is None else Confusion.from_json(confusion)
+    return Quality(row["sensitivity"], row["specificity"], row["positives"], row["negatives"], known)
 
 
 # --- calibration -----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from runner.data.sources import Source
 from runner.errors import DataError
 from runner.models.base import Classifier
 from runner.naming import normalised
+from runner.nodes.bias.mixture import confusion_of
 from runner.nodes.bias.predict import Place, predict, read_pictures
 from runner.nodes.bias.seeds import seed_of
 from runner.nodes.bias.verification import (
@@ -335,10 +336,14 @@ class ClassifierVerifier:
         _, kind, score, said, found = max(tried, key=lambda one: one[0])
         row |= found
         row |= usability(row)
-        confused = often_taken_for(said, [labels[place] for place in places], target)
+        truth = [labels[place] for place in places]
+        threshold = youden_threshold(score, shows)
+        confusion = confusion_of(score, truth, target, threshold)
+        row |= {"confusion": None if confusion is None else confusion.to_json()}
+        confused = often_taken_for(said, truth, target)
         if row["usable"] and confused:
             self.ctx.warn(f"the verifier takes {confused} for {target!r}: {_MIXED_UP}", item=target)
-        return _Rule(kind, youden_threshold(score, shows), row)
+        return _Rule(kind, threshold, row)
 
     def _blank(self, target: str, outputs: Sequence[int]) -> Row:
         return {
@@ -348,8 +353,8 @@ class ClassifierVerifier:
 
 
 _MIXED_UP = (
-    "where the wrong pictures are of that kind, more of them remain than estimated, since its specificity is that for all "
-    "kinds of calibration pictures together"
+    "refusing what it does not recognise leaves pictures of that kind in; the estimated share of a group's pictures that show "
+    "the target allows for them"
 )
 
 

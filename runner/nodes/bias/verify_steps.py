@@ -27,7 +27,7 @@ def _verify_cost(params: Mapping[str, Any]) -> Cost:
     return Cost(llm_calls=None, images=None, bytes=None)
 
 
-@step("c2b.verify", version="1", estimate=_verify_cost)
+@step("c2b.verify", version="2", estimate=_verify_cost)
 async def verify(
     ctx: StepContext,
     *,
@@ -53,8 +53,8 @@ async def verify(
     """Let a model that is neither the retriever nor the audited one check what the retrieved pictures show.
 
     A classifier recognises a target by all its labels that are kinds of it (WordNet); a vision-language model is asked about
-    each picture, and for the value it shows. How often it errs is measured on ``calibration``. Without that no share of wrong
-    pictures is estimated. Use no verifier of the audited model's own family: what the two misread alike would be left out.
+    each picture, and for the value it shows. How often it errs, and a classifier on which classes, is measured on
+    ``calibration``. Without that no share of wrong pictures is estimated. Use no verifier of the audited model's own family: what the two misread alike would be left out.
     """
     from runner.data.sources import open_sources
     from runner.nodes.bias.verify import ClassifierVerifier, VerifyOptions
@@ -160,4 +160,6 @@ def _group_answers(
     keys = [(target, m.place, attribute) for m in staying] if attribute is not None else []
     seen = [checked.values[key] for key in keys if key in checked.values]
     counts = said.count(True), said.count(False), said.count(None)
-    return Answers(target, attribute, value, "caption", *counts, len(seen), sum(one == value for one in seen))
+    right = sum(one == value for one in seen)
+    scores = tuple(checked.scores[target, m.place] for m in members if (target, m.place) in checked.scores)
+    return Answers(target, attribute, value, "caption", *counts, len(seen), right, scores)
