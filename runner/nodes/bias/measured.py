@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from runner.artifacts import CheckedTargets
 from runner.naming import normalised
 from runner.nodes.bias.binning import Binned, Middle, category_bins, cut_bins, placed, quantile_bins
-from runner.nodes.bias.matching import comparable, matched
+from runner.nodes.bias.matching import comparable, matched, thinned
 from runner.nodes.bias.measures import MEASURES, Measure
 from runner.nodes.bias.seeds import seed_of
 from runner.nodes.bias.verification import Answers, precision_rows, quality_of
@@ -130,8 +131,8 @@ def form_groups(
         done = _binned(b, _taken(b, pool.pictures, found), middle, own)
         if match == "source" and done.bins:
             pool = _comparable(pool, done)
-            again = _binned(b, _taken(b, pool.pictures, found), middle, own)
-            done = _matched(again, pool, seed_of(seed, "measured", b.target, b.attribute))
+            every = _binned(b, _taken(b, pool.pictures, found), middle, own)
+            done, pool = _matched(b, every, pool, found, seed_of(seed, "measured", b.target, b.attribute))
         if done.reason is not None:
             formed.unformed.append((b, done.reason))
         formed.bins.extend(_bin_rows(b, done))
@@ -147,16 +148,19 @@ def _comparable(pool: Pool, done: Binned) -> Pool:
     return Pool(*(tuple(place for place in places if place.source_id in known) for places in pool))
 
 
-def _matched(done: Binned, pool: Pool, seed: int) -> Binned:
-    """With the same number of pictures of every source in each bin."""
-    sources = [place.source_id for place in pool.pictures]
-    at = matched(done.place, sources, len(done.bins), seed)
+def _matched(b: Bound, every: Binned, pool: Pool, found: Mapping[Place, Taken], seed: int) -> tuple[Binned, Pool]:
+    """With the same number of pictures of every source in each bin; refused pictures are thinned alike."""
+    sources, refused = ([place.source_id for place in places] for places in pool)
+    at = matched(every.place, sources, len(every.bins), seed)
     if not (at >= 0).any():
-        return Binned((), at, done.pool, done.reason or "no source of pictures shows every value")
-    counts = np.bincount(at[at >= 0], minlength=len(done.bins))
+        return Binned((), at, every.pool, every.reason or "no source of pictures shows every value"), pool
+    counts = np.bincount(at[at >= 0], minlength=len(every.bins))
     within = "; compared within each source" if len(set(sources)) > 1 else ""
-    bins = tuple(b._replace(n=int(n), rule=b.rule + within) for b, n in zip(done.bins, counts, strict=True))
-    return Binned(bins, at, done.pool, done.reason)
+    bins = tuple(replace(one, n=int(n), rule=one.rule + within) for one, n in zip(every.bins, counts, strict=True))
+    places = placed(every.bins, _taken(b, pool.refused, found))
+    left = thinned(places, refused, every.place, at, sources, seed)
+    kept = tuple(place for place, group in zip(pool.refused, left, strict=True) if group >= 0)
+    return Binned(bins, at, every.pool, every.reason), Pool(pool.pictures, kept)
 
 
 def _taken(b: Bound, places: Iterable[Place], found: Mapping[Place, Taken]) -> list[Any]:

@@ -19,7 +19,7 @@ def _measure_cost(params: Mapping[str, Any]) -> Cost:
     return Cost(images=None, bytes=None)
 
 
-@step("c2b.measure", version="1", estimate=_measure_cost)
+@step("c2b.measure", version="2", estimate=_measure_cost)
 def measure(
     ctx: StepContext,
     *,
@@ -34,6 +34,10 @@ def measure(
         dict[str, list[float]],
         Field(description="attribute -> where its measurement is cut, from low to high; default: equal counts"),
     ] = {},  # noqa: B006
+    match: Annotated[
+        Literal["source", "none"],
+        Field(description="source: each source has as many pictures in every group, so that sources are not compared"),
+    ] = "source",
 ) -> MeasuredGroups:
     """Form groups by measuring the target's pictures (light, colour, size, ...) instead of believing captions.
 
@@ -55,7 +59,7 @@ def measure(
     pools = pools_of(images.captions.to_pylist(), images.retrieval.to_pylist(), checked)
     found = measure_pictures(ctx, images.corpus, wanted_of(bound, pools))
     try:
-        formed = form_groups(bound, pools, found, middle, cuts)
+        formed = form_groups(bound, pools, found, middle, cuts, match=match, seed=ctx.seed)
     except CutsMisfit as error:
         raise StepError(str(error), step=ctx.step, hint="change cuts of this step, or leave them out") from None
     for b, reason in formed.unformed:
