@@ -156,7 +156,20 @@ VALUES: Any = st.recursive(
     | st.dictionaries(st.sampled_from(["a", "b", "p", "uses", "provider", "images", "kind", "corpus", "parts", "seed"]), inner, max_size=4),
     max_leaves=10,
 )  # fmt: skip
-TOP = ["name", "description", "profile", "params", "sweep", "seed", "models", "steps", "results", "budget", "fail_on", "other"]
+TOP = [
+    "name",
+    "description",
+    "profile",
+    "params",
+    "sweep",
+    "seed",
+    "models",
+    "steps",
+    "results",
+    "budget",
+    "fail_on",
+    "other",
+]
 
 
 @given(
