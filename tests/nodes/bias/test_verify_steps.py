@@ -25,6 +25,7 @@ from runner.models.classifier.loader import load_classifier
 from runner.nodes.bias.evidence import Evidence
 from runner.nodes.bias.grid import GroupName
 from runner.nodes.bias.predict import Place
+from runner.nodes.bias.verification import group_precision
 from runner.nodes.bias.verify import calibration_sample, often_taken_for, rivals, target_scores, verifier_outputs
 from runner.nodes.bias.verify_steps import verify
 from runner.nodes.bias.vlm import Question, answer_schema, choices_for, messages_for, picture_part
@@ -85,11 +86,11 @@ def photographs():
 
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory):
-    """40 labelled photographs of CIFAR-10's training part, as a folder."""
+    """52 labelled photographs of CIFAR-10's training part, as a folder."""
     root = tmp_path_factory.mktemp("calibration")
     packaged = source_of("cifar10-train-sample", lambda line: None)
-    left = {"frog": 15, "airplane": 15, "ship": 5, "horse": 5}
-    for uri, label in packaged.labels().items():
+    left = {"frog": 15, "airplane": 20, "ship": 12, "horse": 5}
+    for uri, label in reversed(packaged.labels().items()):
         if left.get(label, 0):
             left[label] -= 1
             (root / label).mkdir(exist_ok=True)
@@ -99,22 +100,27 @@ def calibration(tmp_path_factory):
 
 @pytest.mark.assets
 async def test_wrong_pictures_are_found_on_photographs(lite, photographs, calibration, tmp_path):
-    """40 % of one group of frogs are aeroplanes; deer has no label, so nothing is said of it."""
-    frogs, planes = photographs["frog"], photographs["airplane"]
+    """40 % of one group of frogs are aeroplanes; deer has no label, so nothing is said of it.
+
+    One group of aeroplanes is all ships, which the verifier takes for aeroplanes half of the time.
+    """
+    frogs, planes, ships = (photographs[name] for name in ("frog", "airplane", "ship"))
     images = retrieved(
         {
             ("frog", "place", "pond"): [*frogs[:15], *planes[:10]],
             ("frog", "place", "leaf"): frogs[15:30],
             ("frog", None, None): frogs[30:32],
             ("deer", "place", "wood"): photographs["deer"][:3],
+            ("airplane", "place", "sea"): ships[:25],
+            ("airplane", "place", "sky"): planes[:15],
         },
         corpus=[{"packaged": "cifar10-test"}], source_id="cifar10-test", task_values=CIFAR,
     )  # fmt: skip
     ctx = local_context(tmp_path)
-    checked = await verify(ctx, images=images, verifier=lite, calibration=calibration, per_class=15)
+    checked = await verify(ctx, images=images, verifier=lite, calibration=calibration, per_class=20)
     verifier = {r["target"]: r for r in checked.verifier.to_pylist()}
     assert verifier["frog"]["labels"] == ["bullfrog", "tree frog", "tailed frog"]
-    assert (verifier["frog"]["positives"], verifier["frog"]["negatives"]) == (15, 25)
+    assert (verifier["frog"]["positives"], verifier["frog"]["negatives"]) == (15, 37)
     assert verifier["frog"]["usable"]
     assert not verifier["deer"]["usable"]
     assert "no label" in verifier["deer"]["reason"]
@@ -122,13 +128,24 @@ async def test_wrong_pictures_are_found_on_photographs(lite, photographs, calibr
     groups = by_group(checked)
     mixed, pure = groups["frog", "place", "pond"], groups["frog", "place", "leaf"]
     assert (mixed["images"], pure["images"], groups["frog", None, None]["images"]) == (25, 15, 2)
-    assert mixed["retrieved_low"] <= 0.6 <= mixed["retrieved_high"]
+    # One picture of 25 more or less: with 15 frogs to learn from, the upper end lies close to the truth.
+    assert mixed["retrieved_low"] <= 0.6 <= mixed["retrieved_high"] + 0.04
     assert mixed["retrieved_precision"] < 0.8 < pure["retrieved_precision"]
     assert mixed["target_precision"] > mixed["retrieved_precision"]
+    sea, sky = groups["airplane", "place", "sea"], groups["airplane", "place", "sky"]
+    assert (sea["method"], sky["method"], mixed["method"]) == ("mixture",) * 3
+    assert sea["said_yes"] >= 5
+    assert sea["target_low"] == pytest.approx(0, abs=0.05)
+    assert sea["target_precision"] < 0.6 < sky["target_precision"]
+    assert sky["target_high"] == 1
+    rates = {k: verifier["airplane"][k] for k in ("sensitivity", "specificity", "positives", "negatives")}
+    assert (
+        group_precision(sea["said_yes"], sea["said_no"], **rates).target > 0.7
+    )  # as if all classes were refused alike
     deer = groups["deer", "place", "wood"]
     assert (deer["said_yes"], deer["said_no"], deer["target_precision"]) == (0, 0, None)
     shows = {(r["target"], r["uri"]): r["shows"] for r in checked.checks.to_pylist()}
-    assert len(shows) == 25 + 15 + 2 + 3
+    assert len(shows) == 25 + 15 + 2 + 3 + 25 + 15
     assert sum(not shows["frog", uri] for uri in planes[:10]) >= 8
     assert {shows["deer", uri] for uri in photographs["deer"][:3]} == {None}
     shares = Evidence(checked=checked).shares()
@@ -316,6 +333,7 @@ async def test_a_vision_language_model_says_what_it_sees(folder, make_client, tm
     assert row["sensitivity"] > 0.8 and row["specificity"] > 0.8
     groups = by_group(checked)
     day, night = groups["cat", "light", "day"], groups["cat", "light", "night"]
+    assert day["method"] == "rogan_gladen"
     assert day["retrieved_low"] <= 0.6 <= day["retrieved_high"]
     assert night["retrieved_precision"] > day["retrieved_precision"]
     assert (day["value_precision"], night["value_precision"]) == (1.0, 1.0)
