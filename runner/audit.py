@@ -21,6 +21,7 @@ CAPTIONED_SETS = ("google-emoji", "fluent-3d", "tuxpaint-stamps", "openclipart")
 MANY_TARGETS = 20
 MAX_CONFIG = 16 << 20
 """Bytes of a model's ``config.json`` above which it is not read."""
+_PREPROCESS = "--preprocess '{size: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}'"
 SCHEMA_LINE = "# yaml-language-server: $schema={schema}\n"
 
 
@@ -31,7 +32,8 @@ class AuditRequest:
     ``models``: one to audit, or two to compare on the same pictures; ``architectures``: one for both, or one each.
     ``verifier`` checks that the pictures show their class: ``embedded`` (a small ImageNet classifier), ``llm`` (the language
     model, which must then read pictures) or ``none``; ``calibration``: labelled pictures that tell how good it is, a folder
-    of class folders. ``include``: circumstances to test in any case, ``lighting=dark,bright``.
+    of class folders. ``include``: circumstances to test in any case, ``lighting=dark,bright``. ``preprocess``: what
+    the models expect, as the spec writes it: ``{size: 224, mean: [...], std: [...]}``.
     """
 
     models: list[str]
@@ -50,6 +52,7 @@ class AuditRequest:
     verifier: str = "embedded"
     calibration: str | None = None
     include: list[str] = field(default_factory=list)
+    preprocess: str | None = None
     fail_on: dict[str, int] = field(default_factory=dict)
 
 
@@ -167,6 +170,11 @@ def _subject(request: AuditRequest, model: str, number: int, folder: Path) -> di
     subject: dict[str, Any] = {"provider": "file", "path": path}
     if request.architectures:
         subject["architecture"] = request.architectures[min(number, len(request.architectures) - 1)]
+    if request.preprocess:
+        subject["preprocess"] = _preprocess(request.preprocess)
+    elif not model.startswith("asset:") and sniffed(Path(model)) == "onnx":
+        # Asked for now: the file itself does not say it, and the model is loaded last.
+        raise UsageError(f"{model}: ONNX does not say how pictures are preprocessed", hint=_PREPROCESS)
     labels = request.labels or request.classes
     return subject | ({"labels": _plains(labels)} if labels else {})
 
@@ -223,6 +231,27 @@ def included(texts: list[str]) -> list[dict[str, Any]]:
             raise UsageError(f"--include {text}: not a circumstance with values", hint="--include lighting=dark,bright")
         found.append({"attribute": attribute, "values": listed} | ({"measure": measure} if measure else {}))
     return found
+
+
+def _preprocess(text: str) -> Any:
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f"--preprocess {text}: not a mapping", hint=_PREPROCESS)
+    return found
+
+
+def sniffed(path: Path) -> str:
+    """The format of a model file; empty where there is none: the loader says what is wrong with it."""
+    from runner.errors import ModelRefused
+    from runner.models.classifier.sniff import sniff
+
+    try:
+        return sniff(path).format
+    except ModelRefused:
+        return ""
 
 
 def _verdicts(request: AuditRequest) -> dict[str, dict[str, Any]]:

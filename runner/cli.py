@@ -156,6 +156,9 @@ def audit(
         typer.Option(help="Labelled pictures that tell how good the verifier is: a folder of class folders."),
     ] = None,
     k: Annotated[int, typer.Option(help="Pictures for each circumstance.", min=1)] = 100,
+    preprocess: Annotated[
+        str | None, typer.Option(help="What the model expects: '{size: 224, mean: [...], std: [...]}'.", metavar="YAML")
+    ] = None,
     review: Annotated[bool, typer.Option(help="Pause, so that you can edit the proposals.")] = False,
     fail_on: Annotated[
         list[str] | None,
@@ -172,7 +175,7 @@ def audit(
     request = AuditRequest(
         model, task, _names(classes), _names(targets), corpus or [], llm, llm_model, encoder,
         architectures=architecture or [], attributes=attributes, k=k, review=review, fail_on=bars(fail_on or []),
-        verifier=verifier, calibration=calibration, include=include or [],
+        preprocess=preprocess, verifier=verifier, calibration=calibration, include=include or [],
     )  # fmt: skip
     name, text = describe(request, folder)
     path = write_spec(output or folder / f"{name}.yaml", text)

@@ -70,12 +70,13 @@ class Compiler:
             profile=header.get("profile"),
             seed=params.values[SEED],
             results=Path(self.base, Path(header.get("results", DEFAULT_RESULTS)).expanduser()).absolute(),
-            budget={kind: limit for kind, limit in (header.get("budget") or {}).items() if limit is not None},
+            budget=_given(header.get("budget")),
             text=self.source.text,
             path=Path(self.base, Path(self.source.file).name),
             overrides=overrides,
             sweep=params.sweep,
             variants=tuple(variants),
+            fail_on=_given(header.get("fail_on")),
         )
 
     def _add(self, problems: Iterable[Problem]) -> None:

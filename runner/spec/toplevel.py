@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from runner.errors import Problem, SpecError
 from runner.spec.complaints import Complaint, complaints
 from runner.spec.explain import quoted
-from runner.spec.header import Budget, Header
+from runner.spec.header import Budget, FailOn, Header
 from runner.spec.locate import KEY_LABEL
 from runner.spec.names import listed, nearest
 from runner.spec.source import START, Path, Source, Span
@@ -65,7 +65,7 @@ def _problem(source: Source, root: Node, complaint: Complaint) -> Problem:
         message = f'a spec needs "{path[-1]}"'
         return source.problem("missing-field", message, START, path=path, allowed=listed(Header.model_fields))
     if complaint.kind == "extra_forbidden":
-        names = Budget.model_fields if path[0] == "budget" else Header.model_fields
+        names = {"budget": Budget, "fail_on": FailOn}.get(str(path[0]), Header).model_fields
         message = f'unknown field "{dotted(path)}"'
         span, near = _key(root, path), nearest(str(path[-1]), names)
         return source.problem("unknown-field", message, span, path=path, suggestion=near, allowed=listed(names))
@@ -143,6 +143,7 @@ def _unfit(text: str, base: FilePath) -> str | None:
 def _dollars(source: Source, root: Node) -> list[Problem]:
     """References belong to models and steps; elsewhere a dollar would be taken literally."""
     paths: list[Path] = [("results",), ("seed",), *(("budget", name) for name in Budget.model_fields)]
+    paths += [("fail_on", name) for name in FailOn.model_fields]
     return [
         source.problem(
             "misplaced-reference",

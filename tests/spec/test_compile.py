@@ -31,6 +31,7 @@ steps:
   images: {uses: t.search, encoder: $clip, queries: $lines, k: $params.k, corpus: $params.where}
   few: {uses: t.few, images: $images}
   all: {uses: t.compare, parts: [$lines, $verdict], named: {a: $lines}, folder: $images.index}
+fail_on: {disfavoured: 2}
 """
 
 
@@ -47,7 +48,7 @@ def problems(text: str, *overrides: str, base: Path | str = "/nowhere") -> list[
 def test_the_header() -> None:
     spec = compiled(WHOLE)
     assert (spec.name, spec.description, spec.profile, spec.seed) == ("whole", "Everything at once.", "embedded", 7)
-    assert spec.budget == {"llm_calls": 10, "minutes": 1.5}
+    assert spec.budget == {"llm_calls": 10, "minutes": 1.5} and spec.fail_on == {"disfavoured": 2}
     assert spec.results == Path("/nowhere/out/results.duckdb")
     assert spec.path == Path("/nowhere/spec.yaml")
     assert spec.text == WHOLE

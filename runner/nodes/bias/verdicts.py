@@ -37,8 +37,8 @@ def verdicts(
     """Verdict per value (array of str, [..., values]); the first that fits counts:
 
     - ``undefined``: phi is undefined (empty group, or nothing to compare with);
-    - ``insufficient_data``: the group or the pooled others hold fewer than ``min_group_size`` images;
     - ``not_testable`` where ``untestable`` says that the images do not tell the values apart, whatever was counted;
+    - ``insufficient_data``: the group or the pooled others hold fewer than ``min_group_size`` images;
     - ``favoured`` / ``disfavoured``: |phi| > ``threshold`` in exact fractions *and* the adjusted p-value ``q`` <= ``alpha``;
       ``held_back`` instead where ``hold`` says that the images may not show what they should;
     - ``not_testable`` where ``blind`` says that a difference could not have been seen;
@@ -54,8 +54,8 @@ def verdicts(
     small = (n < min_group_size) | (n_others < min_group_size)
     phi = bias_scores(k, n)
     return np.select(
-        [np.isnan(phi), small, without, finding & held, finding & (phi > 0), finding, unseen],
-        ["undefined", "insufficient_data", "not_testable", "held_back", "favoured", "disfavoured", "not_testable"],
+        [np.isnan(phi), without, small, finding & held, finding & (phi > 0), finding, unseen],
+        ["undefined", "not_testable", "insufficient_data", "held_back", "favoured", "disfavoured", "not_testable"],
         "no_evidence",
     )
 
