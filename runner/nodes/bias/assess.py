@@ -53,7 +53,7 @@ _REASONS = {
 _HELD = "its images resemble their captions much less than those of the other values: they may not show the target"
 _HELD_IMPURE = "too few of its images, or of those it is compared with, show the target"
 _BLIND = "only {precision:.0%} of its images seem to show the target, so a difference could not have been seen"
-_HELD_CHECKED = "the gap vanishes once images that do not show the target are left out"
+_HELD_CHECKED = "the gap may vanish once images that do not show the target are left out"
 _CAPTIONS_DISAGREE = "its captions disagree: resampling them, the score may as well be zero"
 
 
@@ -198,7 +198,8 @@ def _judged(grid: Grid, columns: Mapping[str, NDArray[Any]], rules: Rules) -> tu
     checked = ~np.isnan(precision) | (n == 0)
     suspicious = suspicious_holds(k, n, robust_z(grid.spread(columns["mean_similarity"])), rules.threshold)
     suspicious &= ~checked.all(1, keepdims=True)
-    contaminated = contaminated_holds(k, n, precision, threshold=rules.threshold, alpha=rules.alpha)
+    lowest = grid.spread([g.checked.target_low for g in grid.groups])
+    contaminated = contaminated_holds(k, n, precision, target_low=lowest, threshold=rules.threshold, alpha=rules.alpha)
     impure = impure_holds(k, n, precision, rules.min_precision, rules.threshold)
     untestable = np.array([g.separable is False for g in grid.groups], np.float64)
     found = grid.gather(

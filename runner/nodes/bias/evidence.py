@@ -48,7 +48,7 @@ class Evidence:
         parts = [part for part in (self.checked, self.measured) if part is not None]
         return {
             GroupName(r["target"], r["attribute"], r["value"], r["value_source"] or "caption"): CheckedShares(
-                _number(r["target_precision"]), _number(r["value_precision"])
+                _number(r["target_precision"]), _number(r["value_precision"]), _number(r["target_low"])
             )
             for part in parts
             for r in part.precisions.to_pylist()

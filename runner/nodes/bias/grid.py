@@ -31,10 +31,14 @@ class GroupName(NamedTuple):
 
 
 class CheckedShares(NamedTuple):
-    """Shares of a group's images that show the target and the value, as a checker of known quality found; NaN = not checked."""
+    """Shares of a group's images that show the target and the value, as a checker of known quality found; NaN = not checked.
+
+    ``target_low``: lower end of the target's interval.
+    """
 
     target: float
     value: float
+    target_low: float = float("nan")
 
 
 NOT_CHECKED = CheckedShares(float("nan"), float("nan"))

@@ -65,7 +65,7 @@ def _assess_cost(params: Mapping[str, Any]) -> Cost:
     return Cost(images=None, bytes=None)
 
 
-@step("c2b.assess", version="4", estimate=_assess_cost)
+@step("c2b.assess", version="5", estimate=_assess_cost)
 def assess(
     ctx: StepContext,
     *,

@@ -106,18 +106,29 @@ def contaminated_holds(
     total: ArrayLike,
     target_precision: ArrayLike,
     *,
+    target_low: ArrayLike | None = None,
     threshold: Threshold = 0.05,
     alpha: float = 0.05,
 ) -> NDArray[np.bool_]:
     """Which gaps do not survive when only the images that show the target are counted; all [..., values].
 
-    ``target_precision`` q: measured share of a group's images that show the target; NaN counts as 1. About q n images show
-    it, and all right answers are taken to lie among them (a picture of something else called the target is rare). A gap
-    stands if it is still above ``threshold`` with an unadjusted Fisher p <= ``alpha`` and has kept its sign.
+    ``target_precision`` q: estimated share of a group's images that show the target; NaN counts as 1. About q n images show
+    it, and all right answers are taken to lie among them (a picture of something else called the target is rare). The side
+    that is worse is given the benefit of the doubt: its share is taken at ``target_low``, the lower end of q's interval
+    (default and NaN: q itself). A gap stands if it is still above ``threshold`` with an unadjusted Fisher p <= ``alpha`` and
+    has kept its sign.
     """
     k, n = checked_counts(correct, total)
     q = np.nan_to_num(np.asarray(target_precision, np.float64), nan=1.0)
-    shown = np.clip(np.rint(q * n).astype(np.int64), k, n)
-    stands = flag_exact(k, shown, threshold) & (fisher_value_tests(k, shown) <= alpha)
-    stands &= np.sign(bias_scores(k, shown)) == np.sign(bias_scores(k, n))
-    return np.asarray(~stands & (shown < n).any(-1, keepdims=True))
+    low = q if target_low is None else np.asarray(target_low, np.float64)
+    low = np.where(np.isnan(low), q, np.minimum(low, q))
+    phi = bias_scores(k, n)
+    held = np.zeros(k.shape, bool)
+    for value in range(k.shape[-1]):
+        own = np.arange(k.shape[-1]) == value
+        worse = phi[..., value : value + 1] < 0
+        shown = np.clip(np.rint(np.where(own == worse, low, q) * n).astype(np.int64), k, n)
+        stands = flag_exact(k, shown, threshold) & (fisher_value_tests(k, shown) <= alpha)
+        stands &= np.sign(bias_scores(k, shown)) == np.sign(phi)
+        held[..., value] = ~stands[..., value] & (shown < n).any(-1)
+    return held

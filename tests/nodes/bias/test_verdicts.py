@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from runner.nodes.bias.statistics import (
+    contaminated_holds,
     contamination_gap,
     corrected_gap,
     point_verdicts,
@@ -80,3 +81,13 @@ def test_gate_compares_the_lower_limit_with_chance():
     assert sanity_gate(90, 100, 0.1).passed is True
     assert sanity_gate(12, 100, 0.1).passed is False
     assert sanity_gate(0, 0, 0.1).passed is None
+
+
+def test_a_gap_must_stand_at_the_lower_end_of_the_precision():
+    """82 of 93 against 92 of 92: with 88 % of the worse group's pictures showing the target there is no gap left."""
+    correct, total = [[82, 92]], [[93, 92]]
+    sure = contaminated_holds(correct, total, [[1.0, 1.0]])
+    doubtful = contaminated_holds(correct, total, [[1.0, 1.0]], target_low=[[0.87, 0.97]])
+    assert sure.tolist() == [[False, False]] and doubtful.tolist() == [[True, True]]
+    wide = contaminated_holds([[20, 92]], [[93, 92]], [[1.0, 1.0]], target_low=[[0.7, 0.9]])
+    assert wide.tolist() == [[False, False]]
