@@ -63,10 +63,14 @@ def predict(
     *,
     total: int | None = None,
     batch_size: int = 64,
+    unit: str = "images",
 ) -> Outputs:
-    """Run the classifier once on each distinct picture. Raises ``DataError`` where it gives NaN or another width."""
-    run = _Run(classifier, ctx, Outputs())
-    ctx.advance("images", 0, total)
+    """Run the classifier once on each distinct picture. Raises ``DataError`` where it gives NaN or another width.
+
+    ``unit`` names the pictures in the progress; parts of one step that have totals of their own need names of their own.
+    """
+    run = _Run(classifier, ctx, Outputs(), unit)
+    ctx.advance(unit, 0, total)
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="decode") as pool:
         waiting: _Batch | None = None
         for chunk in _chunks(pictures, batch_size):
@@ -99,6 +103,7 @@ class _Run:
     classifier: Classifier
     ctx: StepContext
     outputs: Outputs
+    unit: str = "images"
     seen: dict[str, FloatArray] = field(default_factory=dict)
 
     def start(self, chunk: Sequence[tuple[Place, bytes]], pool: ThreadPoolExecutor) -> _Batch:
@@ -134,7 +139,7 @@ class _Run:
         for key, places in batch.places.items():
             if key in self.seen:
                 self.outputs.logits |= dict.fromkeys(places, self.seen[key])
-            self.ctx.advance("images", len(places))
+            self.ctx.advance(self.unit, len(places))
 
     def _forward(self, keys: Sequence[str], pixels: FloatArray) -> None:
         logits = np.ascontiguousarray(self.classifier.logits(pixels), np.float32)

@@ -273,7 +273,9 @@ class ClassifierVerifier:
 
     def check(self, sources: Sequence[Source], calibration: Calibration | None) -> Checked:
         """Calibrate, then judge every retrieved picture."""
-        known = {} if calibration is None else self._logits(calibration.sources, calibration.labels)
+        known = (
+            {} if calibration is None else self._logits(calibration.sources, calibration.labels, "calibration images")
+        )
         labels = {} if calibration is None else calibration.labels
         rules = {target: self._rule(target, known, labels) for target in self.images.targets}
         wanted = retrieved_places(self.images)
@@ -288,11 +290,14 @@ class ClassifierVerifier:
         shows |= {key: score >= rules[key[0]].threshold for key, score in scores.items()}
         return Checked([rule.row for rule in rules.values()], shows, scores)
 
-    def _logits(self, sources: Sequence[Source], places: Iterable[Place]) -> Mapping[Place, NDArray[np.float32]]:
+    def _logits(
+        self, sources: Sequence[Source], places: Iterable[Place], unit: str = "images"
+    ) -> Mapping[Place, NDArray[np.float32]]:
         wanted = set(places)
         done = predict(
-            self.model, read_pictures(sources, wanted), self.ctx, total=len(wanted), batch_size=self.options.batch_size
-        )
+            self.model, read_pictures(sources, wanted), self.ctx,
+            total=len(wanted), batch_size=self.options.batch_size, unit=unit,
+        )  # fmt: skip
         if done.unreadable:
             place, reason = min(done.unreadable.items())
             self.ctx.warn(f"{len(done.unreadable)} pictures cannot be checked, first: {reason}", item=place.uri)
