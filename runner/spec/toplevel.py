@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from runner.errors import Problem, SpecError
 from runner.spec.complaints import Complaint, complaints
@@ -65,7 +65,8 @@ def _problem(source: Source, root: Node, complaint: Complaint) -> Problem:
         message = f'a spec needs "{path[-1]}"'
         return source.problem("missing-field", message, START, path=path, allowed=listed(Header.model_fields))
     if complaint.kind == "extra_forbidden":
-        names = {"budget": Budget, "fail_on": FailOn}.get(str(path[0]), Header).model_fields
+        sections: dict[str, type[BaseModel]] = {"budget": Budget, "fail_on": FailOn}
+        names = sections.get(str(path[0]), Header).model_fields
         message = f'unknown field "{dotted(path)}"'
         span, near = _key(root, path), nearest(str(path[-1]), names)
         return source.problem("unknown-field", message, span, path=path, suggestion=near, allowed=listed(names))
