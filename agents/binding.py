@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from agents.asking import NotAnswered, ask, asking_loop, sample_of
-from agents.binding_words import Binding, bound_by_words, likely_order, misfit, speaks_of
+from agents.binding_words import Binding, bound_by_words, ends_of, likely_order, misfit, speaks_of, trusted
 from agents.prompting import prompt
 from runner.context import StepContext
 from runner.models.base import ChatModel, ChatRequest
@@ -29,6 +29,7 @@ Offered = Literal["words", "all"]
 
 NONE = "none"
 _NOT_MEASURABLE = "no measurement speaks of it"
+_NO_ENDS = "which of its values lie at the two ends of the measurement is not clear from their words"
 _DECLINED = "the model finds no measurement that means it"
 _NOT_ASKED = "its words leave the measurement open, and there is no language model to ask"
 
@@ -205,7 +206,9 @@ class BindingAgent:
         values = [state["values"][int(key[1:])] for key in answer["order"]]
         problem = _problem(state, measure, values)
         if problem is None:
-            return {"bound": [measure, values, "llm", None]}
+            found = trusted(measure, values, state["attribute"])
+            answered = [measure, list(found), "llm", None] if found else [None, state["values"], NONE, _NO_ENDS]
+            return {"bound": answered}
         return {"rejected": [*state["rejected"], {**answer, "reason": problem}]}
 
     def _enough(self, state: QuestionState) -> str:
@@ -243,7 +246,8 @@ def _unlikely(measure: str, values: Sequence[str], attribute: str) -> str | None
 
 def _repaired(state: QuestionState) -> Sequence[Any]:
     for refused in reversed(state["rejected"]):
-        if order := likely_order(refused["measurement"], state["values"], state["attribute"]):
+        asked = (refused["measurement"], state["values"], state["attribute"])
+        if order := likely_order(*asked) or ends_of(*asked):
             return refused["measurement"], list(order), "words", None
     reason = state["failure"] or f"the model's answer was refused: {state['rejected'][-1]['reason']}"
     return None, state["values"], NONE, reason

@@ -116,6 +116,29 @@ def likely_order(measure: str, values: Sequence[str], attribute: str = "") -> tu
     return tuple(values) if first < second else (values[1], values[0])
 
 
+def trusted(measure: str, values: Sequence[str], attribute: str = "") -> tuple[str, ...] | None:
+    """What can be believed of a model's order of ``values``, from low to high; None where nothing can.
+
+    Two values: their order. More: small models string unknown words together in any order, so only a known low and a known
+    high end count, and of three values the unknown one that stands between them.
+    """
+    if MEASURES[measure].is_category or len(values) == 2:
+        return tuple(values)
+    ends = [end_of(measure, value, attribute) for value in values]
+    if ends == [-1, 0, 1]:
+        return tuple(values)
+    return ends_of(measure, values, attribute)
+
+
+def ends_of(measure: str, values: Sequence[str], attribute: str = "") -> tuple[str, str] | None:
+    """The first value that means the low end and the last that means the high end; None without one of each."""
+    if MEASURES[measure].is_category:
+        return None
+    low = [value for value in values if end_of(measure, value, attribute) < 0]
+    high = [value for value in values if end_of(measure, value, attribute) > 0]
+    return (low[0], high[-1]) if low and high else None
+
+
 def bound_by_words(attribute: str, values: Sequence[str]) -> Binding | None:
     """The one measurement that attribute and values name beyond doubt; None where none or several do."""
     named = [name for name in MEASURES if names_attribute(name, attribute)]

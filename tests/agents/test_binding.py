@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from agents.binding import binding_schema
-from agents.binding_words import bound_by_words, by_ends, end_of, measure_words, misfit, speaks_of
+from agents.binding_words import bound_by_words, by_ends, end_of, ends_of, measure_words, misfit, speaks_of, trusted
 from agents.inputs import UserAttribute
 from agents.steps import bind, caption, propose
 from results.tables import arrow_table
@@ -229,3 +229,21 @@ async def test_a_very_small_model_can_answer(tmp_path, ctx):
     assert not ctx.failures and len(ctx.journal.calls) >= 2
     for _, _, measure, values, _ in plain(done):
         assert measure is None or misfit(measure, values) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "believed"),
+    [
+        (("sunny", "rainy"), ("sunny", "rainy")),
+        (("dim", "soft", "bright"), ("dim", "soft", "bright")),
+        (("dim", "bright", "shadowy", "lit", "illuminated", "dimmed"), ("dim", "illuminated")),
+        (("soft", "hard", "natural"), None),
+        (("dim", "natural", "artificial"), None),
+    ],
+)
+def test_of_many_values_only_known_ends_are_believed(values, believed):
+    assert trusted("luminance", values, "lighting") == believed
+
+
+def test_a_refused_order_leaves_the_two_ends_that_words_know():
+    assert ends_of("flatness", ("cartoon", "photorealistic", "abstract"), "style") == ("photorealistic", "cartoon")
