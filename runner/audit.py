@@ -22,7 +22,6 @@ MANY_TARGETS = 20
 MAX_CONFIG = 16 << 20
 """Bytes of a model's ``config.json`` above which it is not read."""
 _PREPROCESS = "--preprocess '{size: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}'"
-SCHEMA_LINE = "# yaml-language-server: $schema={schema}\n"
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,9 @@ def included(texts: list[str]) -> list[dict[str, Any]]:
         listed = [value.strip() for value in values.split(",") if value.strip()]
         if not attribute or len(listed) < 2:
             raise UsageError(f"--include {text}: not a circumstance with values", hint="--include lighting=dark,bright")
-        found.append({"attribute": attribute, "values": listed} | ({"measure": measure} if measure else {}))
+        found.append(
+            {"attribute": _plain(attribute), "values": _plains(listed)} | ({"measure": measure} if measure else {})
+        )
     return found
 
 
@@ -257,13 +258,20 @@ def sniffed(path: Path) -> str:
 def _verdicts(request: AuditRequest) -> dict[str, dict[str, Any]]:
     """The steps that judge: one assessment a model, on the same pictures, and their comparison."""
     assess = {"uses": "c2b.assess", "images": "$images", **_evidence_of(request)}
-    steps = {"verdict": {**assess, "classifier": "$subject"}}
-    if len(request.models) > 1:
-        first, second = (model_name(model) for model in request.models)
-        names = {"first_name": first, "second_name": second if second != first else f"{second} (second)"}
-        steps["second_verdict"] = {**assess, "classifier": "$second"}
-        steps["comparison"] = {"uses": "c2b.compare", "first": "$verdict", "second": "$second_verdict", **names}
-    return steps
+    if len(request.models) == 1:
+        return {"verdict": {**assess, "classifier": "$subject"}}
+    first, second = (model_name(model) for model in request.models)
+    names = (first, second if second != first else f"{second} (second)")
+    # The report calls each audit by its step.
+    one, two = (f"verdict_{slug(name).replace('-', '_')}"[:64] for name in names)
+    return {
+        one: {**assess, "classifier": "$subject"},
+        two: {**assess, "classifier": "$second"},
+        "comparison": {
+            "uses": "c2b.compare", "first": f"${one}", "second": f"${two}",
+            "first_name": _plain(names[0]), "second_name": _plain(names[1]),
+        },
+    }  # fmt: skip
 
 
 def _chat(request: AuditRequest, folder: Path) -> dict[str, Any]:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 LARGE = 20 * 1024 * 1024
 SECTION_MODULES = (
+    "results.report.sections.comparison",
     "results.report.sections.c2b",
     "results.report.sections.faces",
-    "results.report.sections.comparison",
     "results.report.sections.tables",
     "results.report.sections.run",
 )

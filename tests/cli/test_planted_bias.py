@@ -96,7 +96,7 @@ def groups(store: ResultsStore, step: str) -> dict[tuple[str, str, str, str], di
 @pytest.mark.timeout(900)
 def test_what_was_planted_is_found_and_nothing_without_it(audited: tuple[ResultsStore, str]) -> None:
     store, _ = audited
-    found, clean = groups(store, "second_verdict"), groups(store, "verdict")
+    found, clean = groups(store, "verdict_planted"), groups(store, "verdict_plain")
     assert found["cat", "lighting", "dark", "measured"]["verdict"] == "disfavoured", found
     assert found["vehicle", "kind", "ship", "caption"]["verdict"] == "disfavoured", found
     # Dark and bright by caption are the same pictures in another order: that is said, and never "no evidence".
@@ -116,4 +116,4 @@ def test_the_second_classifier_is_compared_on_the_same_pictures(audited: tuple[R
     asked = {r["step"] for r in store.query("SELECT DISTINCT step FROM llm_calls").to_pylist()}
     assert asked <= {"biases", "captions", "bindings"}, "assessing a second classifier asks nothing"
     same = "SELECT source_id, uri FROM c2b_member WHERE step = $step ORDER BY ALL"
-    assert store.query(same, {"step": "verdict"}) == store.query(same, {"step": "second_verdict"})
+    assert store.query(same, {"step": "verdict_plain"}) == store.query(same, {"step": "verdict_planted"})
