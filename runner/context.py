@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -50,6 +50,9 @@ class ItemCache(Protocol):
 
     def put(self, key: str, value: bytes) -> None:
         """Store; durable when this returns. The same key must always mean the same value."""
+
+    def put_many(self, values: Mapping[str, bytes]) -> None:
+        """Store several at once, which costs little more than one."""
 
 
 class Stop(Protocol):
@@ -182,6 +185,10 @@ class MemoryItems:
     def put(self, key: str, value: bytes) -> None:
         """Store until the process ends."""
         self.values[key] = value
+
+    def put_many(self, values: Mapping[str, bytes]) -> None:
+        """Store several."""
+        self.values |= values
 
 
 def local_context(folder: Path, *, step: str = "step", seed: int = 0, device: str = "cpu") -> StepContext:

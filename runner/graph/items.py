@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from runner.errors import DataError
@@ -57,9 +57,13 @@ class SqliteItems:
 
     def put(self, key: str, value: bytes) -> None:
         """Store; on disk when this returns."""
-        row = (key, value, _digest(key, value))
+        self.put_many({key: value})
+
+    def put_many(self, values: Mapping[str, bytes]) -> None:
+        """Store several in one transaction; on disk when this returns."""
+        rows = [(key, value, _digest(key, value)) for key, value in values.items()]
         with self._lock, self._named(), self._connection:
-            self._connection.execute("INSERT OR REPLACE INTO items VALUES (?, ?, ?)", row)
+            self._connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?, ?)", rows)
 
     def file_sha256(self, path: Path) -> str:
         """SHA-256 (hex) of a file, from memory where path, size, mtime and inode are as they were."""

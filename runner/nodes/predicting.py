@@ -148,7 +148,7 @@ class _Run:
             raise DataError(f"the classifier gave an output of shape {logits.shape}, not {wanted}")
         if not np.isfinite(logits).all():
             raise DataError("the classifier gave NaN or infinite outputs on a real picture")
-        for key, row in zip(keys, logits, strict=True):
-            self.ctx.items.put(key, row.tobytes())
-            self.seen[key] = row
+        rows = dict(zip(keys, logits, strict=True))
+        self.ctx.items.put_many({key: row.tobytes() for key, row in rows.items()})
+        self.seen |= rows
         self.outputs.passes += len(keys)

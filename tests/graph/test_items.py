@@ -17,6 +17,13 @@ def test_items_outlive_the_process_that_put_them(tmp_path):
     assert SqliteItems(tmp_path / "items.sqlite").get("other") is None
 
 
+def test_several_items_are_stored_at_once(tmp_path):
+    items = SqliteItems(tmp_path / "items.sqlite")
+    items.put_many({"a": b"1", "b": b"2"})
+    items.put_many({})
+    assert [SqliteItems(tmp_path / "items.sqlite").get(key) for key in "abc"] == [b"1", b"2", None]
+
+
 def test_threads_share_one_cache(tmp_path):
     items = SqliteItems(tmp_path / "items.sqlite")
 
