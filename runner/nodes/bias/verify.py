@@ -23,7 +23,6 @@ from runner.errors import DataError
 from runner.models.base import Classifier
 from runner.naming import normalised
 from runner.nodes.bias.mixture import confusion_of
-from runner.nodes.bias.predict import Place, predict, read_pictures
 from runner.nodes.bias.seeds import seed_of
 from runner.nodes.bias.verification import (
     MIN_YOUDEN,
@@ -32,6 +31,7 @@ from runner.nodes.bias.verification import (
     youden_low,
     youden_threshold,
 )
+from runner.nodes.predicting import Place, predict, read_pictures
 
 if TYPE_CHECKING:
     from runner.nodes.bias.wordnet import WordNet

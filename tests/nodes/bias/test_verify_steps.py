@@ -24,11 +24,11 @@ from runner.models.chat.sender import Patience
 from runner.models.classifier.loader import load_classifier
 from runner.nodes.bias.evidence import Evidence
 from runner.nodes.bias.grid import GroupName
-from runner.nodes.bias.predict import Place
 from runner.nodes.bias.verification import group_precision
 from runner.nodes.bias.verify import calibration_sample, often_taken_for, rivals, target_scores, verifier_outputs
 from runner.nodes.bias.verify_steps import verify
 from runner.nodes.bias.vlm import Question, answer_schema, choices_for, messages_for, picture_part
+from runner.nodes.predicting import Place
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
