@@ -12,6 +12,8 @@ from runner.naming import mentions, normalised
 from runner.nodes.bias.measures import MEASURES
 
 _DEGREES = (("low", "weak", "little"), ("high", "strong", "much"))
+_BY_NAME = ("object_x", "object_y")
+"""Their words mean other things elsewhere: the top of a viewpoint is no place in the picture."""
 
 
 class MeasureWords(NamedTuple):
@@ -51,7 +53,10 @@ def end_of(measure: str, value: str, attribute: str = "") -> int:
     The longest phrase counts: "low light" is not light. Where the attribute is the measurement itself, so do "low" and "high".
     """
     words = measure_words()[measure]
-    degrees = _DEGREES if names_attribute(measure, attribute) else ((), ())
+    named = names_attribute(measure, attribute)
+    if measure in _BY_NAME and attribute and not named:
+        return 0
+    degrees = _DEGREES if named else ((), ())
     low, high = (
         max((len(phrase.split()) for phrase in phrases if mentions(value, phrase)), default=0)
         for phrases in (words.low + degrees[0], words.high + degrees[1])

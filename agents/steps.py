@@ -121,7 +121,7 @@ async def caption(
     return Captions(biases.task, biases.targets, arrow_table("c2b_caption", rows))
 
 
-@step("c2b.bind", version="2", estimate=_caption_cost, tags=frozenset({"llm"}))
+@step("c2b.bind", version="3", estimate=_caption_cost, tags=frozenset({"llm"}))
 async def bind(
     ctx: StepContext,
     *,

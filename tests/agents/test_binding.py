@@ -247,3 +247,8 @@ def test_of_many_values_only_known_ends_are_believed(values, believed):
 
 def test_a_refused_order_leaves_the_two_ends_that_words_know():
     assert ends_of("flatness", ("cartoon", "photorealistic", "abstract"), "style") == ("photorealistic", "cartoon")
+
+
+def test_the_top_of_a_viewpoint_is_no_place_in_the_picture():
+    assert not speaks_of("object_y", "viewpoint", ("front", "top", "bottom"))
+    assert speaks_of("object_y", "vertical position", ("top", "bottom"))
