@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from runner.data.places import Place
 from runner.nodes.bias.assess import Rules, assess_groups
 from runner.nodes.bias.grid import GroupCounts, GroupName
 from runner.nodes.bias.sampling import Policy, Sampler
 from runner.nodes.bias.sequential import confidence_sequence, e_adjusted
-from runner.nodes.predicting import Place
 
 ATTRIBUTES, FIXED, MOST, PLANTED, GAP = 24, 100, 200, (0, 5, 10, 15, 20), 0.3
 VALUES = [2 + a % 4 for a in range(ATTRIBUTES)]

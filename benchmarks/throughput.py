@@ -27,6 +27,7 @@ from retrieval.index import build
 from runner.assets import ensure
 from runner.context import StepContext, local_context
 from runner.data.images import decode
+from runner.data.places import Place
 from runner.data.sources import Source, open_source
 from runner.models.classifier.loader import load_classifier
 from runner.models.classifier.preprocess import PreprocessSpec
@@ -35,7 +36,7 @@ from runner.models.encoders.heads import MiniHeads, save_heads
 from runner.models.encoders.mini import EmbeddedMini
 from runner.models.encoders.sentence import MeanPooled
 from runner.nodes.encoder.fitting import fit_heads, make_pairs
-from runner.nodes.predicting import Place, predict
+from runner.nodes.predicting import predict
 
 BATCH = 64
 FITTED_ON = 32

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -20,7 +21,7 @@ OPEN_SHARDS = 1024
 """Shards mapped at once: a process may hold some 65,000 maps, a large folder has that many shards."""
 
 
-class RowVectors:
+class RowVectors(ABC):
     """What is common to both: rows are given as integers or as a slice, ``gather`` finds them."""
 
     dtype = np.dtype(np.float16)
@@ -39,9 +40,9 @@ class RowVectors:
             raise IndexError(f"row {wanted.max()} of {len(self)}")
         return self.gather(wanted.ravel()).reshape(*wanted.shape, self.shape[1])
 
+    @abstractmethod
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         """Vectors float16 [n, dim] of ``rows`` [n]."""
-        raise NotImplementedError
 
 
 class StoredVectors(RowVectors):

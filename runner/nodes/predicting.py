@@ -11,27 +11,21 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runner.context import StepContext, item_key
 from runner.data.images import UnreadableImage, decode
+from runner.data.places import Place
 from runner.errors import DataError
 from runner.models.base import Classifier
 
 if TYPE_CHECKING:
-    from runner.data.sources import Source
+    pass
 
 FloatArray = NDArray[np.float32]
-
-
-class Place(NamedTuple):
-    """Where a picture stands: a source of the corpus, and its uri there."""
-
-    source_id: str
-    uri: str
 
 
 @dataclass
@@ -41,19 +35,6 @@ class Outputs:
     logits: dict[Place, FloatArray] = field(default_factory=dict)
     unreadable: dict[Place, str] = field(default_factory=dict)
     passes: int = 0
-
-
-def read_pictures(sources: Sequence[Source], wanted: Iterable[Place]) -> Iterator[tuple[Place, bytes]]:
-    """Bytes of the wanted pictures, source by source. Raises ``DataError`` where a source is not among ``sources``."""
-    by_source: dict[str, list[str]] = {}
-    for place in sorted(set(wanted)):
-        by_source.setdefault(place.source_id, []).append(place.uri)
-    known = {source.source_id: source for source in sources}
-    for source_id, uris in by_source.items():
-        if source_id not in known:
-            raise DataError(f"the corpus has no source {source_id!r}; it has {', '.join(sorted(known)) or 'none'}")
-        for uri, data in known[source_id].read_many(uris):
-            yield Place(source_id, uri), data
 
 
 def predict(

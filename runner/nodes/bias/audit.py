@@ -13,6 +13,7 @@ from results.tables import arrow_table
 from runner.artifacts import RetrievedImages, Verdicts
 from runner.context import StepContext
 from runner.data.images import UnreadableImage, decode, thumbnail
+from runner.data.places import Place, read_pictures
 from runner.data.sources import Source, open_sources
 from runner.errors import StepError
 from runner.models.base import Classifier
@@ -31,7 +32,7 @@ from runner.nodes.bias.members import (
     pick_examples,
 )
 from runner.nodes.bias.sampling import Sampler, shuffled
-from runner.nodes.predicting import Outputs, Place, predict, read_pictures
+from runner.nodes.predicting import Outputs, predict
 
 Row = dict[str, Any]
 Predictions: TypeAlias = dict[tuple[str, Place], Row]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.context import StepContext
+from runner.data.places import Place, read_pictures
 from runner.data.sources import Source
 from runner.errors import DataError
 from runner.models.base import Classifier, ImageTextEncoder
@@ -17,7 +18,7 @@ from runner.naming import normalised
 from runner.nodes.bias.b2t import b2t_intervals, b2t_scores, keywords, marks, subgroup_accuracy
 from runner.nodes.bias.labels import judge_images, map_labels
 from runner.nodes.bias.statistics import wilson_interval
-from runner.nodes.predicting import Place, predict, read_pictures
+from runner.nodes.predicting import predict
 
 Row = dict[str, Any]
 FloatArray = NDArray[np.float32]

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from runner.context import StepContext
 from runner.data.images import UnreadableImage, decode, thumbnail
+from runner.data.places import Place
 from runner.errors import BudgetExceeded, EndpointError
 from runner.models.base import ChatModel, ChatRequest, ImagePart, Message
 from runner.naming import normalised
 from runner.nodes.bias.evaluation import agreement, mean_of, nearest_choice, vqa_phi
 from runner.nodes.bias.seeds import seed_of
-from runner.nodes.predicting import Place
 
 Row = dict[str, Any]
 Encode = Callable[[Sequence[str]], NDArray[np.floating[Any]]]

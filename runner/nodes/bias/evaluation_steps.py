@@ -206,10 +206,10 @@ async def agreement(
     import asyncio
 
     from results.tables import arrow_table
+    from runner.data.places import read_pictures
     from runner.data.sources import open_sources
     from runner.nodes.bias import evaluation_labeller as labeller
     from runner.nodes.bias.evaluation_matches import common_targets
-    from runner.nodes.predicting import read_pictures
 
     targets = common_targets(truth.targets, verdicts.targets)
     right = _right_by_target(truth)
@@ -231,7 +231,7 @@ async def agreement(
 
 def _right_by_target(truth: GroundTruth) -> dict[str, dict[Any, bool]]:
     """{target: {picture: right}} over the pictures that truly show the target."""
-    from runner.nodes.predicting import Place
+    from runner.data.places import Place
 
     columns = (truth.predictions[name].to_pylist() for name in ("target", "source_id", "uri", "correct"))
     right: dict[str, dict[Any, bool]] = {}
@@ -270,11 +270,11 @@ async def b2t(
     import asyncio
 
     from results.tables import arrow_table
+    from runner.data.places import read_pictures
     from runner.data.sources import open_sources
     from runner.nodes.bias.b2t import keyword_extractor
     from runner.nodes.bias.b2t_audit import KeywordRules, embed, keyword_rows
     from runner.nodes.bias.evaluation_labeller import Looking, ask_about_pictures
-    from runner.nodes.predicting import read_pictures
 
     keyword_extractor()  # where it is missing, before anything is spent
     sources = open_sources(images.corpus if isinstance(images, GroundTruth) else images)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from results.tables import arrow_schema
 from runner.context import StepContext
+from runner.data.places import Place, read_pictures
 from runner.data.sources import open_sources
 from runner.errors import DataError
 from runner.models.base import Classifier
@@ -21,7 +22,7 @@ from runner.nodes.bias.datasets.base import LabelledImages
 from runner.nodes.bias.evaluation import Gaps, celeba_ground_truth, imagenet_x_ground_truth
 from runner.nodes.bias.labels import LabelMap, Said, judge_images, map_labels
 from runner.nodes.bias.statistics import mover_interval
-from runner.nodes.predicting import Place, predict, read_pictures
+from runner.nodes.predicting import predict
 
 Row = dict[str, Any]
 FloatArray = NDArray[np.float32]

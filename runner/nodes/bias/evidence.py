@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.artifacts import CheckedTargets, MeasuredGroups, Separability
+from runner.data.places import Place
 from runner.nodes.bias.grid import CheckedShares, GroupName
 from runner.nodes.bias.members import Doubt, Member
-from runner.nodes.predicting import Place
 
 Row = dict[str, Any]
 

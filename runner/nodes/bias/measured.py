@@ -9,13 +9,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from runner.artifacts import CheckedTargets
+from runner.data.places import Place
 from runner.naming import normalised
 from runner.nodes.bias.binning import Binned, Middle, category_bins, cut_bins, placed, quantile_bins
 from runner.nodes.bias.matching import comparable, matched, thinned
 from runner.nodes.bias.measures import MEASURES, Measure
 from runner.nodes.bias.seeds import seed_of
 from runner.nodes.bias.verification import Answers, precision_rows, quality_of
-from runner.nodes.predicting import Place
 
 Row = dict[str, Any]
 Taken = Mapping[str, Any]

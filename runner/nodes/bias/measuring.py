@@ -16,9 +16,9 @@ from typing import Any
 
 from runner.context import StepContext, item_key
 from runner.data.images import UnreadableImage, decode
+from runner.data.places import Place, read_pictures
 from runner.data.sources import open_sources
 from runner.nodes.bias.measures import MEASURES, reduced, take_all
-from runner.nodes.predicting import Place, read_pictures
 
 Taken = dict[str, float | str | None]
 

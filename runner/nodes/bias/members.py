@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from runner.data.places import Place
 from runner.nodes.bias.grid import NOT_CHECKED, CheckedShares, GroupCounts, GroupName, ValueSource
 from runner.nodes.bias.statistics import sanity_gate
-from runner.nodes.predicting import Place
 
 Row = dict[str, Any]
 IsRight = Callable[[str, Place], bool | None]

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.artifacts import RetrievedImages, Verdicts
+from runner.data.places import Place
 from runner.models.base import SentenceEncoder
 from runner.nodes.bias.assess import Rules, assess_groups
 from runner.nodes.bias.audit import kept_rows, right_in
 from runner.nodes.bias.members import count_groups, group_names, members_of
 from runner.nodes.bias.stability import Cosines, same_names
-from runner.nodes.predicting import Place
 
 Row = dict[str, Any]
 

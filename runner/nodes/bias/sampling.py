@@ -27,10 +27,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.data.places import Place
 from runner.nodes.bias.grid import GroupName
 from runner.nodes.bias.seeds import seed_of
 from runner.nodes.bias.sequential import excludes_gap, inverse_e, log_e, phi_sequence
-from runner.nodes.predicting import Place
 from runner.nodes.significance import Adjustment, adjust_within
 
 FloatArray = NDArray[np.float64]

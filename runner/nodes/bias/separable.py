@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.artifacts import ImageIndex, MeasuredGroups, RetrievedImages
+from runner.data.places import Place
 from runner.errors import DataError
 from runner.models.base import ImageTextEncoder
 from runner.nodes.bias.measures import MEASURES
 from runner.nodes.bias.separability import Attribute, Nearest
-from runner.nodes.predicting import Place
 
 Row = dict[str, Any]
 FloatArray = NDArray[np.float64]

@@ -157,9 +157,9 @@ def truth(
 ) -> Truth:
     """Compare the audit with true labels that it never saw: target precision, true accuracy, agreement of each verdict."""
     from results.tables import arrow_table
+    from runner.data.places import Place
     from runner.data.sources import open_sources
     from runner.nodes.bias.truth import truth_rows
-    from runner.nodes.predicting import Place
 
     known: dict[Place, str] = {}
     for source in open_sources(labels):

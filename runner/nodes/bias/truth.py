@@ -8,12 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.data.places import Place
 from runner.naming import normalised
 from runner.nodes.bias.assess import plain
 from runner.nodes.bias.grid import Grid, GroupCounts, GroupName, make_grid
 from runner.nodes.bias.scores import accuracies, bias_scores, flag_exact
 from runner.nodes.bias.statistics import FINDINGS, mover_interval, pooled_others, wilson_interval
-from runner.nodes.predicting import Place
 
 Row = dict[str, Any]
 Agreement = Literal["agrees", "opposite", "not_confirmed", "missed", "nothing_to_find", "unknown"]

@@ -18,6 +18,7 @@ from scipy.special import logsumexp
 
 from runner.artifacts import RetrievedImages
 from runner.context import StepContext
+from runner.data.places import Place, read_pictures
 from runner.data.sources import Source
 from runner.errors import DataError
 from runner.models.base import Classifier
@@ -31,10 +32,10 @@ from runner.nodes.bias.verification import (
     youden_low,
     youden_threshold,
 )
-from runner.nodes.predicting import Place, predict, read_pictures
+from runner.nodes.predicting import predict
 
 if TYPE_CHECKING:
-    from runner.nodes.bias.wordnet import WordNet
+    from runner.nodes.wordnet import WordNet
 
 FloatArray = NDArray[np.float64]
 Row = dict[str, Any]
@@ -186,7 +187,7 @@ def _check_given(given: Mapping[str, str], labels: Mapping[str, Any], classes: M
 @functools.cache
 def _senses(labels: tuple[str, ...]) -> tuple[WordNet, list[int | None]]:
     from runner.assets import ensure
-    from runner.nodes.bias.wordnet import imagenet, label_senses, read_wordnet
+    from runner.nodes.wordnet import imagenet, label_senses, read_wordnet
 
     wordnet = read_wordnet(ensure("wordnet", lambda line: None).path)
     return wordnet, label_senses(labels, wordnet, imagenet())
@@ -195,7 +196,7 @@ def _senses(labels: tuple[str, ...]) -> tuple[WordNet, list[int | None]]:
 def _by_wordnet(
     labels: Sequence[str], classes: Mapping[str, Sequence[str]], found: Mapping[str, set[int]]
 ) -> list[str]:
-    from runner.nodes.bias.wordnet import meaning_of
+    from runner.nodes.wordnet import meaning_of
 
     wordnet, senses = _senses(tuple(labels))
     notes = []
@@ -211,7 +212,7 @@ def _by_wordnet(
 
 
 def _exclusive(found: Mapping[str, set[int]], notes: Sequence[str]) -> Outputs:
-    from runner.nodes.bias.wordnet import exclusive
+    from runner.nodes.wordnet import exclusive
 
     return Outputs(exclusive({name: tuple(sorted(outputs)) for name, outputs in found.items()}), tuple(notes))
 

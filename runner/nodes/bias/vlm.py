@@ -15,13 +15,13 @@ import numpy as np
 from runner.artifacts import RetrievedImages
 from runner.context import StepContext
 from runner.data.images import UnreadableImage, decode, thumbnail
+from runner.data.places import Place, read_pictures
 from runner.data.sources import Source
 from runner.errors import BudgetExceeded, EndpointError
 from runner.models.base import ChatModel, ChatRequest, ImagePart, Message
 from runner.nodes.bias.seeds import seed_of
 from runner.nodes.bias.verification import quality_row
 from runner.nodes.bias.verify import Calibration, Checked, VerifyOptions, retrieved_places, task_classes, usability
-from runner.nodes.predicting import Place, read_pictures
 
 if TYPE_CHECKING:
     import jinja2

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.context import StepContext
+from runner.data.places import Place
 from runner.errors import DataError
 from runner.models.base import Classifier
 from runner.nodes.faces import counterfactual as cf
 from runner.nodes.faces.measure import MEASURES
-from runner.nodes.predicting import Place, predict
+from runner.nodes.predicting import predict
 from runner.nodes.significance import adjust
 
 FloatArray = NDArray[np.float64]

@@ -10,6 +10,7 @@ from PIL import Image
 from results.tables import arrow_table
 from runner.artifacts import Captions, Verdicts
 from runner.context import local_context
+from runner.data.places import Place
 from runner.errors import BudgetExceeded, DataError, EndpointError, StepError
 from runner.models.base import ChatModel, ChatReply, Classifier, ImageTextEncoder, SentenceEncoder
 from runner.nodes.bias.datasets.specs import CelebaFolder, ImagenetXFolder
@@ -24,7 +25,6 @@ from runner.nodes.bias.evaluation_labeller import (
 from runner.nodes.bias.evaluation_matches import common_targets, found_groups, found_keywords
 from runner.nodes.bias.evaluation_steps import GroundTruth, agreement, b2t, evaluate, ground_truth
 from runner.nodes.bias.evaluation_truth import class_names
-from runner.nodes.predicting import Place
 from tests.nodes.bias.test_datasets import celeba, entry, factor_file
 
 

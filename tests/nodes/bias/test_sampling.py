@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner.data.places import Place
 from runner.nodes.bias.grid import GroupName
 from runner.nodes.bias.sampling import Policy, Sampler, block_counts, shuffled
 from runner.nodes.bias.sequential import e_adjusted
-from runner.nodes.predicting import Place
 
 VALUES = [2 + a % 4 for a in range(24)]
 PLANTED = (0, 5, 10, 15, 20)

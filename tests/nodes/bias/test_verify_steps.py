@@ -16,6 +16,7 @@ from results.tables import arrow_table
 from runner.artifacts import RetrievedImages
 from runner.assets import ensure, source_of
 from runner.context import local_context
+from runner.data.places import Place
 from runner.errors import BudgetExceeded, DataError, EndpointError
 from runner.models.chat.cache import ReplyCache
 from runner.models.chat.client import Client, ClientSettings
@@ -28,7 +29,6 @@ from runner.nodes.bias.verification import group_precision
 from runner.nodes.bias.verify import calibration_sample, often_taken_for, rivals, target_scores, verifier_outputs
 from runner.nodes.bias.verify_steps import verify
 from runner.nodes.bias.vlm import Question, answer_schema, choices_for, messages_for, picture_part
-from runner.nodes.predicting import Place
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from runner.assets import ensure
 from runner.errors import DataError
-from runner.nodes.bias.wordnet import (
+from runner.nodes.wordnet import (
     ImageNet,
     exclusive,
     imagenet,
