@@ -734,3 +734,373 @@ CREATE TABLE c2b_pair (
   thumbnail_less BLOB,  -- JPEG of 128 px, for the people that are shown
   thumbnail_more BLOB  -- JPEG of 128 px, for the people that are shown
 );
+
+-- Pictures of classification datasets.
+CREATE TABLE dataset_image (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset, such as dtd
+  split VARCHAR NOT NULL,  -- train, val or test
+  sample_id VARCHAR NOT NULL,  -- unique in the dataset
+  source_id VARCHAR NOT NULL,  -- source inside the corpus
+  uri VARCHAR NOT NULL,  -- picture inside the source
+  target VARCHAR NOT NULL,  -- text of its class, by the dataset's rule
+  class_index INTEGER NOT NULL,  -- number of the class
+  thumbnail BLOB  -- JPEG, longest side 96 px; of the first pictures only
+);
+
+-- Labelled pictures that few-shot methods may use.
+CREATE TABLE few_shot_pool (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  slot INTEGER NOT NULL,  -- place in the dataset's pool
+  sample_id VARCHAR NOT NULL,  -- picture of the dataset
+  source_id VARCHAR NOT NULL,  -- source inside the corpus
+  uri VARCHAR NOT NULL,  -- picture inside the source
+  target VARCHAR NOT NULL,  -- text of its class
+  class_index INTEGER NOT NULL  -- number of the class
+);
+
+-- Pool pictures that stand beside a query, in the order shown.
+CREATE TABLE pool_neighbour (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  sample_id VARCHAR NOT NULL,  -- query
+  rank INTEGER NOT NULL,  -- 0 = first
+  pool_sample_id VARCHAR NOT NULL,  -- picture of the pool
+  target VARCHAR NOT NULL,  -- text of its class
+  class_index INTEGER NOT NULL,  -- number of its class
+  similarity DOUBLE  -- cosine; NULL where drawn at random
+);
+
+-- Answers of a method that was given the class list.
+CREATE TABLE closed_world_answer (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  method VARCHAR NOT NULL,  -- clip_zero_shot, tip_adapter, tip_adapter_f, knn, lmm_zero_shot, lmm_random, lmm_similarity
+  model VARCHAR NOT NULL,  -- encoder or language model
+  shots INTEGER NOT NULL,  -- labelled pictures a class (0 = none)
+  dataset VARCHAR NOT NULL,  -- dataset
+  sample_id VARCHAR NOT NULL,  -- query
+  seed INTEGER NOT NULL,  -- seed of the draw
+  target VARCHAR NOT NULL,  -- text of the true class
+  reply VARCHAR,  -- as the language model wrote it; NULL for contrastive methods
+  prediction VARCHAR,  -- what is scored; NULL where there is no answer
+  n_images INTEGER,  -- pictures shown
+  prompt_tokens BIGINT,  -- tokens read
+  output_tokens BIGINT,  -- tokens written
+  finish_reason VARCHAR,  -- stop, length
+  failure VARCHAR  -- why there is no answer
+);
+
+-- Closed-world answers, judged.
+CREATE TABLE closed_world_prediction (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  method VARCHAR NOT NULL,  -- as in closed_world_answer
+  model VARCHAR NOT NULL,  -- encoder or language model
+  shots INTEGER NOT NULL,  -- labelled pictures a class
+  dataset VARCHAR NOT NULL,  -- dataset
+  sample_id VARCHAR NOT NULL,  -- query
+  seed INTEGER NOT NULL,  -- seed of the draw
+  target VARCHAR NOT NULL,  -- text of the true class
+  prediction VARCHAR,  -- what was scored
+  correct_inclusion BOOLEAN NOT NULL,  -- the true class stands in the answer (text inclusion); a failure is false
+  correct_strict BOOLEAN NOT NULL  -- the true class is the longest class name in the answer, and the only one of that length
+);
+
+-- Closed-world accuracies.
+CREATE TABLE closed_world_summary (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  method VARCHAR NOT NULL,  -- as in closed_world_answer
+  model VARCHAR NOT NULL,  -- encoder or language model
+  shots INTEGER NOT NULL,  -- labelled pictures a class
+  level VARCHAR NOT NULL,  -- dataset, group (mean of its datasets), all (mean of the datasets)
+  name VARCHAR NOT NULL,  -- which
+  metric VARCHAR NOT NULL,  -- accuracy_inclusion, accuracy_strict
+  value DOUBLE,  -- mean over seeds
+  low DOUBLE,  -- 95 % interval
+  high DOUBLE,  -- 95 % interval
+  sd DOUBLE,  -- spread between seeds; NULL with one
+  n BIGINT NOT NULL,  -- answers
+  seeds INTEGER NOT NULL,  -- number of seeds
+  failures BIGINT NOT NULL  -- of them without an answer
+);
+
+-- Validation accuracy of every pair that the search of Tip-Adapter looked at.
+CREATE TABLE tip_grid (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  shots INTEGER NOT NULL,  -- labelled pictures a class
+  alpha DOUBLE NOT NULL,  -- weight of the cache
+  beta DOUBLE NOT NULL,  -- sharpness
+  val_accuracy DOUBLE NOT NULL,  -- share of validation pictures
+  chosen BOOLEAN NOT NULL  -- the pair that is used
+);
+
+-- Context pictures of an in-context run.
+CREATE TABLE circle_context (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  seed INTEGER NOT NULL,  -- seed of the draw
+  slot INTEGER NOT NULL,  -- place in the draw
+  sample_id VARCHAR NOT NULL,  -- picture of the dataset
+  source_id VARCHAR NOT NULL,  -- source inside the corpus
+  uri VARCHAR NOT NULL,  -- picture inside the source
+  true_label VARCHAR NOT NULL,  -- text of its class; shown to the model only by the method random_labels
+  final_label VARCHAR  -- what queries are shown
+);
+
+-- History of labels of context pictures.
+CREATE TABLE circle_label (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  seed INTEGER NOT NULL,  -- seed of the draw
+  round INTEGER NOT NULL,  -- 0 = pseudo-label
+  slot INTEGER NOT NULL,  -- place in the draw
+  episode VARCHAR,  -- streaming: the query it was made for; NULL otherwise
+  reply VARCHAR,  -- as written
+  label VARCHAR,  -- cleaned
+  joined VARCHAR,  -- current labels after this round, as the next round shows them
+  changed BOOLEAN NOT NULL,  -- differs from the round before
+  flag VARCHAR  -- kept_previous (empty reply), cut (length limit), failed; NULL otherwise
+);
+
+-- Calls of an in-context run, in the order they were planned.
+CREATE TABLE circle_call (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  seed INTEGER NOT NULL,  -- seed of the draw
+  kind VARCHAR NOT NULL,  -- pseudo, refine, query
+  round INTEGER,  -- refinement round
+  slot INTEGER,  -- context picture
+  sample_id VARCHAR,  -- query
+  n_images INTEGER NOT NULL,  -- pictures in the message
+  prompt_tokens BIGINT,  -- tokens read
+  cached_tokens BIGINT,  -- of them from the server's prefix cache
+  output_tokens BIGINT,  -- tokens written
+  ms DOUBLE,  -- wall time, waiting included
+  prompt_hash VARCHAR NOT NULL,  -- SHA-256 of the messages
+  cached BOOLEAN NOT NULL,  -- answered from the reply cache
+  failure VARCHAR  -- why it has no reply
+);
+
+-- Free-text answers without a class list.
+CREATE TABLE owc_prediction (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  method VARCHAR NOT NULL,  -- zero_shot, random_labels, pseudo, circle, streaming, cased, clip_retrieval, imported
+  prompt_key VARCHAR NOT NULL,  -- base, caption, circle, ...
+  model VARCHAR NOT NULL,  -- who answered
+  dataset VARCHAR NOT NULL,  -- dataset
+  sample_id VARCHAR NOT NULL,  -- query
+  seed INTEGER NOT NULL,  -- seed of the context draw
+  source_id VARCHAR,  -- source inside the corpus
+  uri VARCHAR,  -- picture inside the source
+  target VARCHAR NOT NULL,  -- text of its class
+  reply VARCHAR,  -- as written
+  prediction VARCHAR,  -- what is scored; NULL where there is no answer
+  judged VARCHAR,  -- what the judge reads: the prediction, or the prediction in a sentence
+  n_items INTEGER,  -- parts of a comma list
+  first_item VARCHAR,  -- the first of them
+  n_images INTEGER,  -- pictures shown
+  prompt_tokens BIGINT,  -- tokens read
+  cached_tokens BIGINT,  -- of them from the server's prefix cache
+  output_tokens BIGINT,  -- tokens written
+  finish_reason VARCHAR,  -- stop, length
+  ms DOUBLE,  -- wall time, waiting included
+  cached BOOLEAN,  -- answered from the reply cache
+  log_likelihood DOUBLE,  -- of the reply, nats; NULL where the server does not say
+  perplexity DOUBLE,  -- exp(-log_likelihood / output_tokens)
+  failure VARCHAR  -- why there is no answer
+);
+
+-- What the judge said of each distinct pair.
+CREATE TABLE owc_judgement (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  reference VARCHAR NOT NULL,  -- label
+  answer VARCHAR NOT NULL,  -- what was judged
+  judge VARCHAR NOT NULL,  -- model
+  reply VARCHAR,  -- as written; NULL where there is none
+  verdict INTEGER,  -- 1 = a good answer, 0 = not; NULL = unscored
+  attempts INTEGER NOT NULL,  -- questions asked, 0 = from the cache
+  failure VARCHAR  -- why it is unscored
+);
+
+-- Agreement of a judge with hand-labelled pairs.
+CREATE TABLE owc_judge_agreement (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  judge VARCHAR NOT NULL,  -- model
+  subset VARCHAR NOT NULL,  -- all, or the kind of pair
+  n BIGINT NOT NULL,  -- scored pairs
+  unscored BIGINT NOT NULL,  -- pairs without a verdict
+  agreement DOUBLE,  -- share that agrees with the hand label
+  low DOUBLE,  -- 95 % Wilson interval
+  high DOUBLE,  -- 95 % Wilson interval
+  kappa DOUBLE,  -- Cohen's kappa
+  true_positive BIGINT NOT NULL,  -- good by hand, 1 by the judge
+  false_positive BIGINT NOT NULL,  -- bad by hand, 1 by the judge
+  true_negative BIGINT NOT NULL,  -- bad by hand, 0 by the judge
+  false_negative BIGINT NOT NULL  -- good by hand, 0 by the judge
+);
+
+-- Hand-labelled pairs as the judge saw them.
+CREATE TABLE owc_judge_pair (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  kind VARCHAR NOT NULL,  -- same, synonym, specific, generic, wrong, list, abstain, ...
+  reference VARCHAR NOT NULL,  -- label
+  answer VARCHAR NOT NULL,  -- answer
+  good BOOLEAN NOT NULL,  -- by hand
+  reply VARCHAR,  -- the judge's reply
+  verdict INTEGER  -- 1, 0 or NULL
+);
+
+-- Six-way category of each distinct pair.
+CREATE TABLE owc_category (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  reference VARCHAR NOT NULL,  -- label
+  answer VARCHAR NOT NULL,  -- prediction
+  judge VARCHAR NOT NULL,  -- model
+  category VARCHAR,  -- specific, less specific, generic, more specific, wrong, abstain; NULL = unscored
+  reply VARCHAR  -- as written
+);
+
+-- Scores of free-text answers.
+CREATE TABLE owc_score (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  method VARCHAR NOT NULL,  -- as in owc_prediction
+  prompt_key VARCHAR NOT NULL,  -- prompt
+  model VARCHAR NOT NULL,  -- who answered
+  dataset VARCHAR NOT NULL,  -- dataset
+  sample_id VARCHAR NOT NULL,  -- query
+  seed INTEGER NOT NULL,  -- seed of the context draw
+  target VARCHAR NOT NULL,  -- label
+  prediction VARCHAR,  -- what was scored; NULL = no answer, which scores 0 for inclusion and nothing for similarity
+  text_inclusion BOOLEAN NOT NULL,  -- the label is a substring of the answer
+  exact_match BOOLEAN NOT NULL,  -- equal without commas, dollar signs and case
+  llama_inclusion INTEGER,  -- judge: 1, 0; NULL = unscored or no judge
+  llama_inclusion_first INTEGER,  -- judge on the first item alone
+  judge_reply VARCHAR,  -- as written
+  semantic_similarity DOUBLE,  -- cosine of answer and label
+  semantic_similarity_first DOUBLE,  -- cosine of the first item and the label
+  bcs DOUBLE,  -- best concept similarity
+  mcs DOUBLE,  -- median concept similarity (the lower middle one)
+  ccs_mean DOUBLE,  -- mean concept similarity
+  ccs_min DOUBLE,  -- least concept similarity
+  n_concepts INTEGER,  -- concepts, the whole answer among them
+  textual_iou DOUBLE,  -- intersection over union of words
+  n_items INTEGER,  -- parts of a comma list
+  error_cell VARCHAR,  -- cell of the error table; NULL without a judge
+  six_way VARCHAR  -- category of the six-way taxonomy
+);
+
+-- Concepts of answers.
+CREATE TABLE owc_concept (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  target VARCHAR NOT NULL,  -- label
+  prediction VARCHAR NOT NULL,  -- answer
+  idx INTEGER NOT NULL,  -- place in the list
+  concept VARCHAR NOT NULL,  -- text
+  source VARCHAR NOT NULL,  -- chunk, entity, whole
+  similarity DOUBLE NOT NULL  -- cosine with the label
+);
+
+-- Means of the open-world scores.
+CREATE TABLE owc_summary (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  method VARCHAR NOT NULL,  -- as in owc_prediction
+  prompt_key VARCHAR NOT NULL,  -- prompt
+  model VARCHAR NOT NULL,  -- who answered
+  level VARCHAR NOT NULL,  -- dataset, group (mean of its datasets), all (mean of the datasets)
+  name VARCHAR NOT NULL,  -- which
+  metric VARCHAR NOT NULL,  -- text_inclusion, exact_match, llama_inclusion, llama_inclusion_first, semantic_similarity, bcs, mcs, ...
+  value DOUBLE,  -- mean, 0 to 1
+  low DOUBLE,  -- 95 % bootstrap interval over pictures
+  high DOUBLE,  -- 95 % bootstrap interval over pictures
+  sd DOUBLE,  -- spread between seeds; NULL with one
+  n BIGINT NOT NULL,  -- answers that the mean is over
+  unscored BIGINT NOT NULL,  -- answers without this score
+  seeds INTEGER NOT NULL,  -- number of seeds
+  chunker VARCHAR,  -- what cut the answers into concepts
+  judge VARCHAR,  -- judge model
+  encoder VARCHAR  -- sentence encoder
+);
+
+-- Why answers fail: counts of the table of correctness and closeness.
+CREATE TABLE owc_error_cell (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  method VARCHAR NOT NULL,  -- as in owc_prediction
+  prompt_key VARCHAR NOT NULL,  -- prompt
+  model VARCHAR NOT NULL,  -- who answered
+  dataset VARCHAR NOT NULL,  -- dataset
+  taxonomy VARCHAR NOT NULL,  -- quadrant or six_way
+  cell VARCHAR NOT NULL,  -- name of the cell
+  n BIGINT NOT NULL,  -- answers
+  share DOUBLE NOT NULL,  -- of the scored answers
+  threshold DOUBLE  -- on bCS
+);
+
+-- Games between answers.
+CREATE TABLE owc_elo_game (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  game INTEGER NOT NULL,  -- order of play
+  sample_id VARCHAR NOT NULL,  -- query
+  player_a VARCHAR NOT NULL,  -- first
+  player_b VARCHAR NOT NULL,  -- second
+  answer_a VARCHAR,  -- what the first said
+  answer_b VARCHAR,  -- what the second said
+  target VARCHAR NOT NULL,  -- label
+  score DOUBLE  -- 1, 0.5 or 0 for the first; NULL = not judged yet
+);
+
+-- Elo ratings.
+CREATE TABLE owc_elo (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset, or all
+  player VARCHAR NOT NULL,  -- method and model
+  criterion VARCHAR NOT NULL,  -- semantic_similarity or llama_score
+  games BIGINT NOT NULL,  -- games it played
+  online DOUBLE NOT NULL,  -- rating after one pass
+  final DOUBLE NOT NULL,  -- median over shards
+  low DOUBLE,  -- 95 % interval over shards
+  high DOUBLE  -- 95 % interval over shards
+);

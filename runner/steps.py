@@ -192,15 +192,21 @@ class StepDefinition:
 
 
 STEP_MODULES = (
+    "agents.circle_steps",
+    "agents.openworld_steps",
     "agents.steps",
     "retrieval.steps",
+    "runner.data.datasets.steps",
     "runner.nodes.bias.measured_steps",
     "runner.nodes.bias.steps",
     "runner.nodes.bias.evaluation_steps",
     "runner.nodes.bias.verify_steps",
     "runner.nodes.bias.compare_steps",
+    "runner.nodes.classify.steps",
+    "runner.nodes.classify.vocabulary_steps",
     "runner.nodes.encoder.steps",
     "runner.nodes.faces.steps",
+    "runner.nodes.openworld.steps",
 )
 ENTRY_POINT_GROUP = "runner.steps"
 

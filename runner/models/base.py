@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from runner.errors import ModelRefused
 from runner.steps import ModelHandle
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class ChatRequest:
     ``schema``: JSON Schema of the reply, or None for free text. ``accept``: further check of the parsed reply (or of the
     text); raises ``ValueError`` whose message is quoted to the model when it is asked again. ``sample``: index of the
     draw, part of the cache key, so that repeated draws at temperature > 0 are cached apart. ``purpose`` and ``item`` name
-    the call in ``llm_calls`` and enter no key.
+    the call in ``llm_calls`` and enter no key. ``allow_cut``: a reply cut off at ``max_tokens`` is an answer like any other
+    (``finish_reason`` is then ``length``) instead of being asked for again with more room. ``logprobs``: ask for the
+    log-likelihood of the reply; servers that do not give it still answer.
     """
 
     messages: tuple[Message, ...]
@@ -60,12 +63,18 @@ class ChatRequest:
     seed: int = 0
     sample: int = 0
     max_repairs: int = 2
+    allow_cut: bool = False
+    logprobs: bool = False
     accept: Callable[[Any], None] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class ChatReply:
-    """``data``: the parsed JSON when a schema was given, else None. ``attempts`` counts requests sent (0 = cached)."""
+    """``data``: the parsed JSON when a schema was given, else None. ``attempts`` counts requests sent (0 = cached).
+
+    ``cached_tokens``: prompt tokens that the server took from its prefix cache; ``log_likelihood``: sum of the natural
+    logarithms of the probabilities of the reply's tokens. None where the backend does not say.
+    """
 
     text: str
     data: Any
@@ -75,6 +84,17 @@ class ChatReply:
     attempts: int
     cached: bool
     model: str
+    cached_tokens: int | None = None
+    log_likelihood: float | None = None
+
+
+@dataclass(frozen=True)
+class ImageSupport:
+    """What a chat model does with pictures: ``count`` were accepted in one message; ``interleaved``: it told which text
+    belongs to which picture (None = not asked, or its answer does not tell)."""
+
+    count: int
+    interleaved: bool | None = None
 
 
 class ChatModel(ModelHandle, ABC):
@@ -86,6 +106,14 @@ class ChatModel(ModelHandle, ABC):
     @abstractmethod
     async def complete(self, request: ChatRequest, ctx: StepContext) -> ChatReply:
         """Answer. Raises ``EndpointError`` with scope ``item`` (give up this request) or ``run`` (stop asking)."""
+
+    async def check_images(self, count: int, ctx: StepContext, *, interleaving: bool = False) -> ImageSupport:
+        """Find out, before work starts, whether one message may hold ``count`` pictures between texts.
+
+        ``interleaving``: also ask which text stood beside which picture. Raises ``ModelRefused`` for a model that takes no
+        pictures or fewer of them, saying what to do.
+        """
+        raise ModelRefused(f"{self.name} reads text only", hint="name a model that takes pictures")
 
 
 # --- vision ----------------------------------------------------------------------------------------------------------

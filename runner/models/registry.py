@@ -81,6 +81,7 @@ class ModelConfig(BaseModel):
 MODEL_MODULES = (
     "runner.models.chat.providers",
     "runner.models.classifier.providers",
+    "runner.models.contrastive.providers",
     "runner.models.encoders.providers",
     "runner.models.faces.providers",
 )

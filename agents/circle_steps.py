@@ -1,0 +1,1 @@
+"""Steps of in-context open-world classification: ``circle.classify`` and ``circle.stream``."""

@@ -1,0 +1,1 @@
+"""Classification datasets: layouts, splits, groups and the text of their classes."""

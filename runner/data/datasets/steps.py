@@ -1,0 +1,1 @@
+"""Step ``datasets.load``."""

@@ -1,0 +1,1 @@
+"""Providers ``contrastive`` and ``composed``."""

@@ -1,0 +1,40 @@
+"""Pictures as chat messages carry them: the same picture gives the same bytes in every call."""
+
+from __future__ import annotations
+
+import io
+from typing import Literal
+
+from PIL import Image
+
+from runner.data.images import decode
+from runner.models.base import ImagePart
+
+Transport = Literal["jpeg75", "jpeg", "png", "raw"]
+"""jpeg75: JPEG at quality 75 (the open-world protocol); jpeg: quality 95; png: without loss; raw: the bytes as found."""
+
+_QUALITY = {"jpeg75": 75, "jpeg": 95}
+_SENT_AS_FOUND = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"GIF8": "image/gif", b"RIFF": "image/webp"}
+
+
+def picture_part(data: bytes, *, max_side: int | None = None, transport: Transport = "jpeg75") -> ImagePart:
+    """One picture for a message: upright RGB, the longer side at most ``max_side`` pixels (Lanczos, never enlarged).
+
+    ``raw`` sends the bytes as found where the picture needs no shrinking and its format is one that servers read, else
+    PNG. Raises ``UnreadableImage``.
+    """
+    image = decode(data)
+    shrunk = max_side is not None and max(image.size) > max_side
+    if transport == "raw" and not shrunk:
+        found = next((media for magic, media in _SENT_AS_FOUND.items() if data.startswith(magic)), None)
+        if found is not None:
+            return ImagePart(data, found)
+    if shrunk:
+        assert max_side is not None
+        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if transport in _QUALITY:
+        image.save(buffer, "JPEG", quality=_QUALITY[transport])
+        return ImagePart(buffer.getvalue(), "image/jpeg")
+    image.save(buffer, "PNG")
+    return ImagePart(buffer.getvalue(), "image/png")

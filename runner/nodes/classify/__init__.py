@@ -1,0 +1,1 @@
+"""Contrastive classification: zero-shot, Tip-Adapter, nearest neighbours, CaSED and text retrieval."""

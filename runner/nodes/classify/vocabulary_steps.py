@@ -1,0 +1,1 @@
+"""Steps that answer with words of a vocabulary."""

@@ -1,0 +1,1 @@
+"""The open-world protocol: how free text is scored against one class name."""
