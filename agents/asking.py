@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.context import StepContext
 from runner.errors import BudgetExceeded, EndpointError
-from runner.models.base import ChatModel, ChatRequest
+from runner.models.base import ChatModel, ChatReply, ChatRequest
 
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
@@ -32,12 +32,17 @@ def sample_of(resample: int, draw: int = 0, round_: int = 0) -> int:
 
 
 async def ask(llm: ChatModel, request: ChatRequest, ctx: StepContext) -> Any:
-    """The parsed reply. Raises ``NotAnswered`` where only this question is lost: an invalid reply, or a spent LLM budget.
+    """The parsed reply; see ``reply_to``."""
+    return (await reply_to(llm, request, ctx)).data
+
+
+async def reply_to(llm: ChatModel, request: ChatRequest, ctx: StepContext) -> ChatReply:
+    """The reply. Raises ``NotAnswered`` where only this question is lost: an invalid reply, or a spent LLM budget.
 
     Errors that would meet every further question (bad key, unknown model), a time limit and Ctrl-C pass through.
     """
     try:
-        return (await llm.complete(request, ctx)).data
+        return await llm.complete(request, ctx)
     except EndpointError as error:
         if error.scope == "run":
             raise
