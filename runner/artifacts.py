@@ -150,20 +150,27 @@ class ImageFeatures(Artifact):
 
 @dataclass(frozen=True)
 class FewShotPool(Artifact):
-    """Labelled pictures, k a class, shared by all few-shot methods. ``corpus`` as in ``Datasets``."""
+    """Labelled pictures, at most ``shots`` a class drawn with ``seed``, shared by all few-shot methods.
+
+    ``corpus`` as in ``Datasets``.
+    """
 
     datasets: list[dict[str, Any]]
     corpus: list[dict[str, Any]]
     pool: Annotated[Table, Rows("few_shot_pool")]
+    shots: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Neighbours(Artifact):
-    """Pool pictures for each query, in the order they are shown."""
+    """Pool pictures for each query, in the order they are shown. ``shots`` and ``seed`` are those of the pool."""
 
     encoder: dict[str, Any]
     how: str
     neighbours: Annotated[Table, Rows("pool_neighbour")]
+    shots: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
