@@ -57,6 +57,22 @@ class Measured(NamedTuple):
     predictions: pa.Table
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is measured: ``classifier`` on ``images``; ``targets`` None = all that it has a label for (``label_map``)."""
+
+    ctx: StepContext
+    classifier: Classifier
+    images: LabelledImages
+    targets: Sequence[str] | None
+    label_map: Mapping[str, str]
+    batch_size: int
+
+    def predict(self, images: LabelledImages) -> Predicted:
+        """``predict_all`` of some of the pictures."""
+        return predict_all(self.ctx, self.classifier, images, self.batch_size)
+
+
 def corpus_of(images: LabelledImages) -> list[dict[str, Any]]:
     """The data set's pictures as ``open_sources`` takes them."""
     return [{"folder": str(images.root), "name": images.name}]
@@ -74,8 +90,8 @@ def measure(
     """Run the classifier once on every picture that matters and count. Raises ``DataError`` for unknown targets."""
     if images.missing:
         ctx.warn(f"{len(images.missing)} pictures that {images.name} names are not there", item=images.missing[0])
-    measured = _yes_no if images.kind == "yes_no" else _one_of_many
-    return measured(ctx, classifier, images, targets, label_map or {}, batch_size)
+    task = Task(ctx, classifier, images, targets, label_map or {}, batch_size)
+    return _yes_no(task) if images.kind == "yes_no" else _one_of_many(task)
 
 
 def predict_all(ctx: StepContext, classifier: Classifier, images: LabelledImages, batch_size: int) -> Predicted:
@@ -92,17 +108,11 @@ def predict_all(ctx: StepContext, classifier: Classifier, images: LabelledImages
     return Predicted(images.take(rows), np.stack([outputs.logits[places[i]] for i in rows]))
 
 
-def _yes_no(
-    ctx: StepContext,
-    classifier: Classifier,
-    images: LabelledImages,
-    targets: Sequence[str] | None,
-    label_map: Mapping[str, str],
-    batch_size: int,
-) -> Measured:
-    chosen = _attributes(classifier, images.biases, targets, label_map)
+def _yes_no(task: Task) -> Measured:
+    classifier, label_map = task.classifier, task.label_map
+    chosen = _attributes(classifier, task.images.biases, task.targets, label_map)
     labels = map_labels(classifier.labels, chosen, label_map)
-    images, logits = predict_all(ctx, classifier, images, batch_size)
+    images, logits = task.predict(task.images)
     own = [images.biases.index(name) for name in chosen]
     yes_no = classifier.head == "multilabel"
     said = [judge_images(logits, labels, name, prediction="top1", yes_no=yes_no) for name in chosen]
@@ -139,20 +149,14 @@ def _attributes(
     return found
 
 
-def _one_of_many(
-    ctx: StepContext,
-    classifier: Classifier,
-    images: LabelledImages,
-    targets: Sequence[str] | None,
-    label_map: Mapping[str, str],
-    batch_size: int,
-) -> Measured:
+def _one_of_many(task: Task) -> Measured:
+    images, classifier, targets = task.images, task.classifier, task.targets
     if images.classes.max() >= len(classifier.labels):
         raise DataError(
             f"{images.name} has class {images.classes.max()}, but the classifier has {len(classifier.labels)} labels",
             hint="Its labels must be the data set's classes, in their order.",
         )
-    meaning = class_names(classifier.labels, label_map)
+    meaning = class_names(classifier.labels, task.label_map)
     names = list(dict.fromkeys(meaning))
     class_of = np.array([names.index(name) for name in meaning], np.int64)
     owner = class_of[images.classes]
@@ -160,7 +164,7 @@ def _one_of_many(
     images = images.take(np.flatnonzero(np.isin(owner, chosen)))
     if not images.uris:
         raise DataError(f"{images.name} has no picture of {', '.join(names[c] for c in chosen[:5])}")
-    images, logits = predict_all(ctx, classifier, images, batch_size)
+    images, logits = task.predict(images)
     owner = class_of[images.classes]
     labels = LabelMap(meaning, tuple(names))
     correct = np.zeros(len(owner), bool)
