@@ -31,13 +31,17 @@ class WordNet:
     """Nouns. A sense is the byte offset of its line in ``data.noun``.
 
     ``senses``: by lemma (lower case, spaces), the most frequent first; ``words``: names of a sense; ``kinds``: what a sense
-    is a kind or an instance of; ``irregular``: lemmas by irregular plural.
+    is a kind or an instance of; ``irregular``: lemmas by irregular plural; ``instances``: senses that are one thing of a
+    kind (the Eiffel Tower); ``tagged``: by lemma, how many of its senses were met in hand-tagged texts, which are the
+    first ones.
     """
 
     senses: Mapping[str, tuple[int, ...]]
     words: Mapping[int, tuple[str, ...]]
     kinds: Mapping[int, tuple[int, ...]]
     irregular: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    instances: frozenset[int] = frozenset()
+    tagged: Mapping[str, int] = field(default_factory=dict)
 
     def lookup(self, name: str) -> tuple[int, ...]:
         """Senses of a name, the most frequent first; articles, underscores, case and plurals do not matter."""
@@ -76,12 +80,21 @@ def parse_wordnet(data: Iterable[str], index: Iterable[str], irregular: Iterable
     """WordNet from the lines of ``data.noun``, ``index.noun`` and ``noun.exc``; raises ValueError for other lines."""
     words: dict[int, tuple[str, ...]] = {}
     kinds: dict[int, tuple[int, ...]] = {}
+    instances: set[int] = set()
     for line in _entries(data):
-        sense, words_of, kinds_of = _parse_sense(line.partition("|")[0].split())
+        sense, words_of, kinds_of, is_instance = _parse_sense(line.partition("|")[0].split())
         words[sense], kinds[sense] = words_of, kinds_of
-    senses = dict(_parse_lemma(line.split()) for line in _entries(index))
-    exceptions = ([word.replace("_", " ") for word in line.split()] for line in irregular)
-    return WordNet(senses, words, kinds, {plural: tuple(lemmas) for plural, *lemmas in exceptions})
+        instances |= {sense} if is_instance else set()
+    lemmas = [_parse_lemma(line.split()) for line in _entries(index)]
+    senses = {lemma: offsets for lemma, offsets, _ in lemmas}
+    tagged = {lemma: count for lemma, _, count in lemmas}
+    return WordNet(senses, words, kinds, parse_exceptions(irregular), frozenset(instances), tagged)
+
+
+def parse_exceptions(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Base forms by irregular form, from the lines of an ``.exc`` file."""
+    exceptions = ([word.replace("_", " ") for word in line.split()] for line in lines)
+    return {form: tuple(lemmas) for form, *lemmas in exceptions}
 
 
 def _entries(lines: Iterable[str]) -> Iterable[str]:
@@ -89,19 +102,21 @@ def _entries(lines: Iterable[str]) -> Iterable[str]:
     return (line for line in lines if line and not line.startswith("  "))
 
 
-def _parse_sense(fields: Sequence[str]) -> tuple[int, tuple[str, ...], tuple[int, ...]]:
-    """``offset file type n(hex) word id ... p pointer offset type relation ...``; pointers ``@`` and ``@i`` lead upwards."""
+def _parse_sense(fields: Sequence[str]) -> tuple[int, tuple[str, ...], tuple[int, ...], bool]:
+    """``offset file type n(hex) word id ... p pointer offset type relation ...``; pointers ``@`` and ``@i`` lead upwards,
+    and a sense with ``@i`` is an instance."""
     count = int(fields[3], 16)
     names = tuple(word.replace("_", " ") for word in fields[4 : 4 + 2 * count : 2])
     rest = fields[4 + 2 * count :]
-    pointers = (rest[1 + 4 * i : 3 + 4 * i] for i in range(int(rest[0])))
-    return int(fields[0]), names, tuple(int(offset) for symbol, offset in pointers if symbol in ("@", "@i"))
+    pointers = [rest[1 + 4 * i : 3 + 4 * i] for i in range(int(rest[0]))]
+    above = tuple(int(offset) for symbol, offset in pointers if symbol in ("@", "@i"))
+    return int(fields[0]), names, above, any(symbol == "@i" for symbol, _ in pointers)
 
 
-def _parse_lemma(fields: Sequence[str]) -> tuple[str, tuple[int, ...]]:
+def _parse_lemma(fields: Sequence[str]) -> tuple[str, tuple[int, ...], int]:
     """``lemma n senses p pointer ... senses tagged offset ...``; the offsets stand by frequency of the sense."""
     senses = int(fields[2])
-    return fields[0].replace("_", " "), tuple(int(offset) for offset in fields[-senses:])
+    return fields[0].replace("_", " "), tuple(int(offset) for offset in fields[-senses:]), int(fields[-senses - 1])
 
 
 # --- outputs of a classifier -----------------------------------------------------------------------------------------
