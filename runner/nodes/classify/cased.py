@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,7 +44,7 @@ def centroid(captions: FloatArray) -> FloatArray:
     return np.asarray(mean / np.where(norm > 0, norm, 1), np.float32)
 
 
-def _softmax(logits: FloatArray, mask: BoolArray) -> FloatArray:
+def _softmax(logits: NDArray[np.floating[Any]], mask: BoolArray) -> NDArray[np.float64]:
     """Softmax over the last axis where ``mask`` holds, 0 elsewhere; in float64, since scales of 100 are usual."""
     shown = np.where(mask, logits.astype(np.float64), -np.inf)
     exponentials = np.exp(shown - shown.max(-1, keepdims=True))

@@ -20,8 +20,9 @@ Tags = Callable[[str], frozenset[str]]
 
 KEPT_TAGS = frozenset({"NN", "NNS", "NNP", "NNPS", "JJ", "JJR", "JJS", "VBG", "VBN"})
 MEDIA_WORDS = frozenset(
-    "image photo picture thumbnail logo symbol clipart portrait painting illustration icon profile".split()
-)
+    {"image", "photo", "picture", "thumbnail", "logo", "symbol", "clipart", "portrait", "painting", "illustration",
+     "icon", "profile"}
+)  # fmt: skip
 NO_WORD = "object"
 SHORTEST = 3
 
@@ -34,15 +35,16 @@ _NO_SINGULAR = ("ss", "us", "is", "ies", "oes")
 
 # Determiners, pronouns, prepositions, conjunctions, auxiliaries and numerals: WordNet knows some of them as rare nouns
 # ("who", "are"), a tagger never reads them so.
-_FUNCTION_WORDS = frozenset(
-    """the this that these those some any each every both either neither all another such much many more most few several
-    she her hers him his they them their theirs its our ours you your yours who whom whose which what
-    and but for nor yet with without within into onto upon from over under above below between among against about across
-    after before behind beside besides beyond during except inside outside near off out per since than through throughout
-    till toward towards until via while where when why how because although though unless whether
-    are was were been being has have had having does did done can could may might must shall should will would
-    not one two three four five six seven eight nine ten""".split()
-)
+_FUNCTION_TEXT = """
+the this that these those some any each every both either neither all another such much many more most few several
+she her hers him his they them their theirs its our ours you your yours who whom whose which what
+and but for nor yet with without within into onto upon from over under above below between among against about across
+after before behind beside besides beyond during except inside outside near off out per since than through throughout
+till toward towards until via while where when why how because although though unless whether
+are was were been being has have had having does did done can could may might must shall should will would
+not one two three four five six seven eight nine ten
+"""
+_FUNCTION_WORDS = frozenset(_FUNCTION_TEXT.split())
 
 
 def candidate_words(captions: Iterable[str], tags: Tags, *, min_count: int = 2) -> list[str]:
