@@ -27,10 +27,11 @@ ENGLISH_MODELS = ("en_core_web_lg", "en_core_web_md", "en_core_web_sm", "en_core
 PARSED_CHARACTERS = 20_000
 
 PREFIXES = ("a ", "an ", "the ", "his ", "her ", "its ", "their ")
-SKIPPED = frozenset(
-    "1 2 3 4 5 6 7 8 9 10 one two three four five six seven eight nine ten * a the image object photo type "
-    "it they them that this those which who whom whose where when what why how some".split()
-) | {"this photo"}
+_SKIPPED = """
+1 2 3 4 5 6 7 8 9 10 one two three four five six seven eight nine ten * a the image object photo type
+it they them that this those which who whom whose where when what why how some
+"""
+SKIPPED = frozenset(_SKIPPED.split()) | {"this photo"}
 
 ConceptSource = Literal["chunk", "entity", "whole"]
 

@@ -12,33 +12,35 @@ from collections.abc import Iterator, Sequence
 
 from runner.nodes.openworld.chunks import PARSED_CHARACTERS, Chunker, Spans
 
-_TOKEN = re.compile(r"\w+(?:[-'’./&]\w+)*|[^\w\s]|\n")
+_TOKEN = re.compile(r"\w+(?:[-'\u2019./&]\w+)*|[^\w\s]|\n")
 _WORD = re.compile(r"\w")
 
-DETERMINERS = frozenset(
-    "a an the this that these those his her its their my your our some any each every no another several many "
-    "few both all".split()
-)
+_DETERMINERS = """
+a an the this that these those his her its their my your our some any each every no another several many
+few both all
+"""
 # Words that cannot stand inside a noun chunk.
-CLOSED = frozenset(
-    """
-    i you he she it we they me him us them who whom whose which what where when why how there here
-    himself herself itself themselves something someone anything everything nothing
-    of in on at by for with without from to into onto over under above below between among through during before after
-    behind beside beneath near around along across against toward towards within upon off up down out as like than per via
-    about inside outside next front
-    and or but nor so yet if because while although though since whether either neither not also too very
-    am is are was were be been being isn't aren't do does did done has have had having can could may might must shall
-    should will would cannot don't doesn't
-    appears appear appeared seems seem looks look looking shows show shown showing depicts depict depicted features
-    feature featured featuring contains contain containing includes include including included displays displayed
-    displaying represents represent called named known identified located situated placed seen taken captured
-    sitting standing lying holding wearing using riding flying walking running eating playing parked surrounded
-    sits stands lies holds wears uses rides flies walks runs eats plays belongs suggests suggest indicates indicate
-    then just only even still most more less quite rather perhaps maybe likely yes
-    """.split()
-)
-_BE = frozenset("am is are was were be been being".split())
+_CLOSED = """
+i you he she it we they me him us them who whom whose which what where when why how there here
+himself herself itself themselves something someone anything everything nothing
+of in on at by for with without from to into onto over under above below between among through during before after
+behind beside beneath near around along across against toward towards within upon off up down out as like than per via
+about inside outside next front
+and or but nor so yet if because while although though since whether either neither not also too very
+am is are was were be been being isn't aren't do does did done has have had having can could may might must shall
+should will would cannot don't doesn't
+appears appear appeared seems seem looks look looking shows show shown showing depicts depict depicted features
+feature featured featuring contains contain containing includes include including included displays displayed
+displaying represents represent called named known identified located situated placed seen taken captured
+sitting standing lying holding wearing using riding flying walking running eating playing parked surrounded
+sits stands lies holds wears uses rides flies walks runs eats plays belongs suggests suggest indicates indicate
+then just only even still most more less quite rather perhaps maybe likely yes
+"""
+_FORMS_OF_BE = "am is are was were be been being"
+
+DETERMINERS = frozenset(_DETERMINERS.split())
+CLOSED = frozenset(_CLOSED.split())
+FORMS_OF_BE = frozenset(_FORMS_OF_BE.split())
 
 
 class RuleChunker(Chunker):
@@ -72,7 +74,7 @@ def _breaks(word: str, before: str) -> bool:
     """Whether no chunk goes on over this word: punctuation, closed classes, adverbs, and what somebody *is doing*."""
     if not _WORD.match(word) or word in CLOSED:
         return True
-    return (len(word) > 4 and word.endswith("ly")) or (before in _BE and word.endswith("ing"))
+    return (len(word) > 4 and word.endswith("ly")) or (before in FORMS_OF_BE and word.endswith("ing"))
 
 
 def _names(run: list[re.Match[str]]) -> bool:
