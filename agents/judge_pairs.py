@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -94,9 +95,9 @@ class Counts(NamedTuple):
 
 def count(rows: Iterable[Row]) -> Counts:
     """Counts over rows with ``good`` (bool) and ``verdict`` (1, 0 or None)."""
-    seen = [(row["good"], row["verdict"]) for row in rows]
-    cells = [(True, 1), (False, 1), (False, 0), (True, 0)]
-    return Counts(*(seen.count(cell) for cell in cells), sum(verdict is None for _, verdict in seen))
+    seen = Counter((row["good"], row["verdict"]) for row in rows)
+    unscored = seen[True, None] + seen[False, None]
+    return Counts(seen[True, 1], seen[False, 1], seen[False, 0], seen[True, 0], unscored)
 
 
 def cohens_kappa(counts: Counts) -> float | None:

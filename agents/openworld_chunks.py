@@ -18,11 +18,21 @@ _SHOWN = 20
 
 
 async def in_chunks(
-    items: Sequence[T], work: Callable[[T], Awaitable[R]], ctx: StepContext, *, unit: str, chunk: int = CHUNK
+    items: Sequence[T],
+    work: Callable[[T], Awaitable[R]],
+    ctx: StepContext,
+    *,
+    unit: str,
+    chunk: int = CHUNK,
+    total: bool = True,
 ) -> list[R]:
-    """Results of ``work`` in the order of ``items``; at most ``chunk`` are under way, and between chunks the run may end."""
+    """Results of ``work`` in the order of ``items``; at most ``chunk`` are under way, and between chunks the run may end.
+
+    ``total``: these are all the items there are, so progress is shown out of their number.
+    """
     results: list[R] = []
-    ctx.advance(unit, 0, len(items))
+    if total:
+        ctx.advance(unit, 0, len(items))
     for start in range(0, len(items), chunk):
         ctx.check()
         part = items[start : start + chunk]
