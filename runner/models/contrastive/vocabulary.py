@@ -20,6 +20,8 @@ from runner.errors import DataError, ModelRefused
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from runner.models.base import ImageTextEncoder
+
     FloatArray = NDArray[np.float32]
 
 FORMAT = 1
@@ -44,6 +46,12 @@ class TextVectors:
     digest: str
 
 
+def about(encoder: ImageTextEncoder) -> dict[str, Any]:
+    """What a reader must know of an encoder to use its vectors."""
+    names = ("name", "family", "identity", "dim", "logit_scale")
+    return {name: getattr(encoder, name) for name in names}
+
+
 def write_vocabulary(
     folder: Path, texts: Sequence[str], vectors: FloatArray, encoder: Mapping[str, Any], *, template: str = PLAIN
 ) -> None:
@@ -54,8 +62,8 @@ def write_vocabulary(
     if problem:
         raise DataError(f"this is no vocabulary: {problem}")
     save_file({"vectors": np.ascontiguousarray(vectors, np.float32)}, folder / _VECTORS)
-    about = {"format": FORMAT, "encoder": dict(encoder), "template": template, "texts": list(texts)}
-    (folder / _ABOUT).write_text(json.dumps(about, ensure_ascii=False), "utf8")
+    content = {"format": FORMAT, "encoder": dict(encoder), "template": template, "texts": list(texts)}
+    (folder / _ABOUT).write_text(json.dumps(content, ensure_ascii=False), "utf8")
 
 
 def read_vocabulary(folder: Path, encoder_identity: str | None = None) -> TextVectors:
@@ -70,11 +78,11 @@ def read_vocabulary(folder: Path, encoder_identity: str | None = None) -> TextVe
     hint = "It is the output `index` of the step classify.vocabulary."
     try:
         raw = (folder / _ABOUT).read_bytes()
-        about = json.loads(raw)
-        if about["format"] != FORMAT:
-            raise ValueError(f"format {about['format']} is not known")
+        content = json.loads(raw)
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']} is not known")
         vectors = load_file(folder / _VECTORS)["vectors"]
-        texts, encoder, template = tuple(about["texts"]), dict(about["encoder"]), str(about["template"])
+        texts, encoder, template = tuple(content["texts"]), dict(content["encoder"]), str(content["template"])
         problem = _problem(texts, vectors, encoder)
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         said = f"{folder}: this is no vocabulary, or it is damaged ({type(error).__name__}: {error})"

@@ -1,0 +1,97 @@
+"""How a spec names the texts of a vocabulary: ``{wordnet: physical}``, ``{captions: ...}``, ``{file: ...}``, ``{words: [...]}``."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from runner.data.sources.specs import Corpus
+from runner.references import AssetRef, InputPath
+
+WORDNET = AssetRef("asset:wordnet")
+
+
+class _Texts(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    key: ClassVar[str]
+
+
+class WordNetTexts(_Texts):
+    """Nouns of WordNet, proper nouns left out."""
+
+    key: ClassVar[str] = "wordnet"
+    wordnet: Annotated[
+        Literal["nouns", "physical", "imagenet"],
+        Field(description="nouns: all; physical: what can be seen; imagenet: names of the 1000 ImageNet classes"),
+    ]
+    max_words: Annotated[int, Field(ge=1, le=9, description="words of the longest name")] = 2
+    min_tagged: Annotated[
+        int,
+        Field(ge=0, description="senses met in hand-tagged texts: 1 leaves some 2,800 physical nouns, 0 some 33,000"),
+    ] = 1
+    folder: InputPath = WORDNET
+
+
+class CaptionTexts(_Texts):
+    """Captions of pictures in any image source."""
+
+    key: ClassVar[str] = "captions"
+    captions: Corpus
+
+
+class FileTexts(_Texts):
+    """A file: ``.json`` a list of strings, ``.parquet`` a column, any other one text a line."""
+
+    key: ClassVar[str] = "file"
+    file: InputPath
+    column: Annotated[str, Field(min_length=1, description="column of a Parquet file")] = "caption"
+
+
+class WordTexts(_Texts):
+    """Texts written in the spec."""
+
+    key: ClassVar[str] = "words"
+    words: list[str] = Field(min_length=1)
+
+
+KINDS: dict[str, type[_Texts]] = {cls.key: cls for cls in (WordNetTexts, CaptionTexts, FileTexts, WordTexts)}
+
+
+def _kind_tag(value: Any) -> str | None:
+    if isinstance(value, _Texts):
+        return f"texts {value.key}"
+    if not isinstance(value, dict):
+        return None
+    keys = [str(key) for key in value]
+    found = [key for key in keys if key in KINDS] or [
+        match for key in keys for match in difflib.get_close_matches(key, KINDS, 1, 0.6)
+    ]
+    return f"texts {found[0]}" if found else None
+
+
+TextSource = Annotated[
+    Annotated[WordNetTexts, Tag("texts wordnet")]
+    | Annotated[CaptionTexts, Tag("texts captions")]
+    | Annotated[FileTexts, Tag("texts file")]
+    | Annotated[WordTexts, Tag("texts words")],
+    Discriminator(
+        _kind_tag,
+        custom_error_type="texts_kind",
+        custom_error_message="texts of a vocabulary are a mapping with one of the keys " + ", ".join(KINDS),
+    ),
+]
+"""One source of texts; the key decides the kind."""
+
+
+def _many_tag(value: Any) -> str:
+    return "several texts" if isinstance(value, (list, tuple)) else "one kind of texts"
+
+
+Texts = Annotated[
+    Annotated[TextSource, Tag("one kind of texts")]
+    | Annotated[list[TextSource], Field(min_length=1), Tag("several texts")],
+    Discriminator(_many_tag),
+]
+"""One source of texts or a list of them."""
