@@ -1,0 +1,104 @@
+"""What a chat message asks for, read from its structure alone: pictures, labels beside them, lists of classes. Pure.
+
+The wording of the question is not understood. What is understood:
+
+- the last picture is the one to be named;
+- a picture directly followed by a text whose first line matches the label pattern (``label: X``, ``current labels: X, Y``)
+  is an example with these labels; such a line after the last picture gives labels that it has so far;
+- lines that begin with ``- ``, two or more in a row in one text, are the classes to choose from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from runner.models.base import ImagePart, Message
+
+LABEL_PATTERN = r"(?:current\s+)?labels?\s*:\s*(.*)"
+"""Of a whole line, whatever its case; the group holds the labels, commas between them."""
+
+MAX_LABEL = 200
+"""Characters of a label or class that are read."""
+_MAX_WORDS = 12  # longer bullets are sentences: guidelines, no names of classes
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture with its labels."""
+
+    picture: ImagePart
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """``target``: the picture to be named; ``own``: labels it has so far; ``classes``: what to choose from, or nothing."""
+
+    target: ImagePart
+    examples: tuple[Example, ...] = ()
+    own: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+
+def read_question(messages: Sequence[Message], label_pattern: str = LABEL_PATTERN) -> Question | None:
+    """The question in what users said; None where there is no picture."""
+    pattern = re.compile(label_pattern, re.IGNORECASE)
+    parts = list(_parts(messages))
+    pictures = [place for place, part in enumerate(parts) if isinstance(part, ImagePart)]
+    if not pictures:
+        return None
+    labels = {place: _labels_after(parts, place, pattern) for place in pictures}
+    *before, last = pictures
+    target = parts[last]
+    assert isinstance(target, ImagePart)
+    examples = ((parts[place], labels[place]) for place in before)
+    # A text that labels an example is data: no list of classes is looked for in it.
+    data = {place + 1 for place in before if labels[place]}
+    texts = (part for place, part in enumerate(parts) if isinstance(part, str) and place not in data)
+    classes = next((found for text in reversed(list(texts)) if (found := listed(text))), ())
+    return Question(
+        target,
+        tuple(Example(part, names) for part, names in examples if isinstance(part, ImagePart) and names),
+        labels[last],
+        classes,
+    )
+
+
+def _parts(messages: Iterable[Message]) -> Iterator[str | ImagePart]:
+    for message in messages:
+        if message.role == "user":
+            yield from (message.content,) if isinstance(message.content, str) else message.content
+
+
+def _labels_after(parts: Sequence[str | ImagePart], place: int, pattern: re.Pattern[str]) -> tuple[str, ...]:
+    """Labels in the first line of the text after a picture, if that is a line of labels."""
+    text = parts[place + 1] if place + 1 < len(parts) else None
+    if not isinstance(text, str):
+        return ()
+    found = pattern.fullmatch(text.strip().partition("\n")[0].strip()[: 50 * MAX_LABEL])
+    return names(found[1].split(",")) if found else ()
+
+
+def names(texts: Iterable[str]) -> tuple[str, ...]:
+    """Distinct names, one line each, bounded, in order; equal whatever their case."""
+    found: dict[str, str] = {}
+    for text in texts:
+        flat = " ".join(text.replace('"', " ").split())[:MAX_LABEL].strip()
+        if flat:
+            found.setdefault(flat.casefold(), flat)
+    return tuple(found.values())
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The longest run of lines that begin with ``- ``, without the dash; nothing where these are sentences."""
+    runs: list[list[str]] = [[]]
+    for line in text.splitlines():
+        if line.lstrip().startswith("- "):
+            runs[-1].append(line.strip()[2:])
+        elif line.strip():
+            runs.append([])
+    longest = max(runs, key=len)
+    is_list = len(longest) > 1 and all(len(line.split()) <= _MAX_WORDS for line in longest)
+    return names(longest) if is_list else ()
