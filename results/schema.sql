@@ -111,7 +111,9 @@ CREATE TABLE llm_calls (
   cost DOUBLE,  -- in the currency of the price file; NULL where no price is known
   ms DOUBLE,  -- wall time, waiting included
   error VARCHAR,  -- last error
-  created TIMESTAMP NOT NULL  -- UTC
+  created TIMESTAMP NOT NULL,  -- UTC
+  n_images INTEGER,  -- pictures in the question; NULL in runs of older releases
+  cached_tokens BIGINT  -- prompt tokens that the server took from its prefix cache; NULL where it does not say
 );
 
 -- What went into an image index.
