@@ -12,7 +12,7 @@ from runner.context import StepContext
 from runner.models.base import ChatRequest
 from runner.models.chat.prices import Price
 from runner.models.chat.sender import Attempts
-from runner.models.chat.wire import RawReply
+from runner.models.chat.wire import RawReply, count_images
 
 
 @dataclass
@@ -28,6 +28,7 @@ class Ledger:
     turns: list[Attempts] = field(default_factory=list)
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
     cost: float | None = None
     outcome: str = "run"
     finish_reason: str | None = None
@@ -70,6 +71,8 @@ class Ledger:
             self.prompt_tokens = (self.prompt_tokens or 0) + reply.prompt_tokens
         if reply.completion_tokens is not None:
             self.completion_tokens = (self.completion_tokens or 0) + reply.completion_tokens
+        if reply.cached_tokens is not None:
+            self.cached_tokens = (self.cached_tokens or 0) + reply.cached_tokens
 
     def close(self, provider: str, model: str) -> None:
         """Write the row; count a question that cost nothing."""
@@ -97,4 +100,6 @@ class Ledger:
             "ms": (time.monotonic() - self.started) * 1000,
             "error": self.error or (errors[-1] if errors else None),
             "created": self.created.replace(tzinfo=None).isoformat(),
+            "n_images": count_images(self.request.messages),
+            "cached_tokens": self.cached_tokens,
         }

@@ -15,7 +15,8 @@ from typing import Any
 
 from runner.context import StepContext
 from runner.errors import EndpointError
-from runner.models.base import ChatModel, ChatReply, ChatRequest, Message
+from runner.models.base import ChatModel, ChatReply, ChatRequest, ImageSupport, Message
+from runner.models.chat import probing
 from runner.models.chat.accounting import Ledger
 from runner.models.chat.cache import ReplyCache
 from runner.models.chat.controller import PerLoop, gate_for
@@ -97,7 +98,16 @@ class Client(ChatModel):
                 attempts=ledger.sent,
                 cached=ledger.cached,
                 model=reply.model or self.name,
+                cached_tokens=ledger.cached_tokens,
+                log_likelihood=reply.log_likelihood,
             )
+
+    async def check_images(self, count: int, ctx: StepContext, *, interleaving: bool = False) -> ImageSupport:
+        """Ask with ``count`` small pictures; the answers are cached as any others. See ``ChatModel.check_images``."""
+        if self._sender.backend.reads_text_only():
+            raise probing.text_only(self.name)
+        await probing.accepts(self, count, ctx)
+        return ImageSupport(count, await probing.keeps_order(self, ctx) if interleaving else None)
 
     def close(self) -> None:
         """Close the backend and the cache file."""
@@ -146,6 +156,8 @@ class Client(ChatModel):
             temperature=temperature,
             max_tokens=request.max_tokens,
             seed=draw_seed(request.seed, request.sample),
+            allow_cut=request.allow_cut,
+            logprobs=request.logprobs,
         )
 
     async def _answer(self, payload: Payload, request: ChatRequest, ledger: Ledger) -> RawReply:
@@ -166,7 +178,7 @@ class Client(ChatModel):
             ledger.ctx.check()
             ledger.ctx.budget.spend("llm_calls", 1)
             reply = await self._sender.send(longer, ledger.turn())
-            whole = _is_whole(reply, payload.schema)
+            whole = _is_whole(reply, payload)
             if whole:
                 keep(reply)
             ledger.paid(reply)
@@ -181,14 +193,14 @@ class Client(ChatModel):
         return self._identity
 
 
-def _is_whole(reply: RawReply, schema: dict[str, Any] | None) -> bool:
-    """Whether the reply ended by itself, or is a complete answer although it ran into the limit."""
-    if reply.finish_reason != "length":
+def _is_whole(reply: RawReply, payload: Payload) -> bool:
+    """Whether the reply ended by itself, may end anywhere, or is a complete answer although it ran into the limit."""
+    if reply.finish_reason != "length" or payload.allow_cut:
         return True
-    if schema is None:
+    if payload.schema is None:
         return False
     try:
-        parse_reply(reply.text, schema, whole=True)
+        parse_reply(reply.text, payload.schema, whole=True)
     except InvalidReply:
         return False
     return True

@@ -35,7 +35,8 @@ class Row:
     """One question of a batch: what it may still say and how it draws.
 
     ``ends``: token ids that end the reply; ``written``: ids chosen so far, an end token included; ``finish``: ``stop`` or
-    ``length`` once it is over.
+    ``length`` once it is over; ``log_likelihood``: sum of ln p over what is written, by the model's own distribution
+    (before grammar and temperature), where the question wants it.
     """
 
     payload: Payload
@@ -43,14 +44,18 @@ class Row:
     ends: frozenset[int]
     written: list[int] = field(default_factory=list)
     finish: str | None = None
+    log_likelihood: float | None = None
 
     def __post_init__(self) -> None:
         self._random = np.random.default_rng(self.payload.seed)
 
     def choose(self, logits: NDArray[np.float32]) -> int:
         """The next token id from float32 logits [vocabulary], which are overwritten."""
+        total = _log_sum_exp(logits) if self.payload.logprobs else 0.0
         self._forbid(logits)
         token = self._draw(logits)
+        if self.payload.logprobs:
+            self.log_likelihood = (self.log_likelihood or 0.0) + float(logits[token]) - total
         self.written.append(token)
         if token in self.ends or self._completes(token):
             self.finish = "stop"
@@ -80,6 +85,12 @@ class Row:
     def text_ids(self) -> list[int]:
         """The ids that make up the text."""
         return [token for token in self.written if token not in self.ends]
+
+
+def _log_sum_exp(logits: NDArray[np.float32]) -> float:
+    """ln of the sum of exp(logits [vocabulary]), in float64."""
+    highest = float(logits.max())
+    return highest + float(np.log(np.exp(logits.astype(np.float64) - highest).sum()))
 
 
 def rows_of(payloads: Sequence[Payload], tokenizer: LLTokenizer, ends: frozenset[int]) -> list[Row | SendFailed]:

@@ -1,8 +1,8 @@
 """The request body of the chat-completions protocol, and what a server turns out not to understand of it.
 
 Servers differ: some refuse ``response_format`` (all of it, or one schema their grammar compiler cannot take), newer
-models want ``max_completion_tokens``, some know no ``seed`` or take no ``temperature``. A 400 that names such a field
-changes how the next body is written; the request is then sent again. Each change happens once, so this ends.
+models want ``max_completion_tokens``, some know no ``seed``, take no ``temperature`` or give no ``logprobs``. A refusal
+that names such a field changes how the next body is written; the request is then sent again. Each change happens once, so this ends.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from runner.models.chat.outcomes import mentions
 from runner.models.chat.wire import Payload, SendFailed, openai_messages
 
 _STRUCTURE_WORDS = ("response_format", "json_schema", "json schema", "grammar", "guided", "structured")
+_REFUSED_LOGPROBS = (400, 403, 422, 500, 501)  # 403: not for this model
 _SCHEMAS_UNTIL_NEVER = 3  # different schemas refused until no more are sent
 
 
 class Dialect:
     """How to write bodies for one server, learnt from its refusals."""
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self, model: str, *, image_ids: bool = False) -> None:
+        """``image_ids``: see ``openai_messages``."""
+        self._model, self._image_ids = model, image_ids
         self._limit_field = "max_tokens"
         self._dropped: set[str] = set()
         self._refused_schemas: set[str] = set()
@@ -35,19 +37,24 @@ class Dialect:
         enforced = payload.schema is not None and self._enforces(payload.schema)
         if payload.schema is not None and not enforced:
             payload = instructed(payload)
-        body = {
+        body: dict[str, Any] = {
             "model": self._model,
-            "messages": openai_messages(payload.messages),
+            "messages": openai_messages(payload.messages, image_ids=self._image_ids),
             "temperature": payload.temperature,
             "seed": payload.seed,
             self._limit_field: payload.max_tokens,
         }
         if enforced:
             body["response_format"] = response_format(payload)
+        if payload.logprobs:
+            body["logprobs"] = True
         return {name: value for name, value in body.items() if name not in self._dropped}
 
     def learn(self, failure: SendFailed, payload: Payload, body: dict[str, Any]) -> bool:
         """Take note of a refusal of ``body``; True when the next body for ``payload`` will differ."""
+        if "logprobs" in body and failure.status in _REFUSED_LOGPROBS and mentions(failure, "logprob"):
+            self._dropped.add("logprobs")
+            return True
         if failure.status not in (400, 422, 500, 501):
             return False
         if "response_format" in body and mentions(failure, *_STRUCTURE_WORDS):

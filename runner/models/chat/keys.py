@@ -18,12 +18,15 @@ def canonical(value: Any) -> str:
 
 def reply_key(identity: dict[str, Any], payload: Payload, seed: int, sample: int) -> str:
     """SHA-256 (hex) of everything that can change the reply; images enter by the SHA-256 of their bytes."""
-    content = {
+    content: dict[str, Any] = {
         "model": identity,
         "messages": [[m.role, _content(m)] for m in payload.messages],
         "sampling": [payload.temperature, payload.max_tokens, seed, sample],
         "schema": [payload.schema_name, payload.schema] if payload.schema is not None else None,
     }
+    asked = {"allow_cut": payload.allow_cut, "logprobs": payload.logprobs}
+    # Only what is set: keys of replies stored before these existed stay as they were.
+    content |= {name: True for name, is_set in asked.items() if is_set}
     return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 

@@ -43,6 +43,10 @@ class LlamaCppBackend:
             answer.dropped.set()
         return reply_of_body(answer.body())
 
+    def reads_text_only(self) -> bool:
+        """No projector for pictures is loaded."""
+        return True
+
     def close(self) -> None:
         """Drop what is being generated, then free the weights."""
         pool, self._pool = self._pool, None
@@ -62,6 +66,8 @@ class LlamaCppBackend:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        if payload.logprobs:
+            body |= {"logprobs": True, "top_logprobs": 1}
         if payload.schema is not None:
             body["response_format"] = response_format(payload)
         return body
@@ -96,6 +102,7 @@ class _Answer:
         self.dropped = threading.Event()
         self._closing = closing
         self._text: list[str] = []
+        self._log_probabilities: list[Any] = []
         self._last: dict[str, Any] = {}
         self._finish: str | None = None
 
@@ -108,13 +115,19 @@ class _Answer:
         self._last = chunk
         for choice in chunk.get("choices") or ():
             self._text.append(choice.get("delta", {}).get("content") or "")
+            self._log_probabilities += (choice.get("logprobs") or {}).get("content") or ()
             self._finish = choice.get("finish_reason") or self._finish
         return self.is_dropped()
 
     def body(self) -> dict[str, Any]:
         """What the server would have answered without streaming."""
         message = {"content": "".join(self._text)}
-        return {**self._last, "choices": [{"message": message, "finish_reason": self._finish}]}
+        choice = {
+            "message": message,
+            "finish_reason": self._finish,
+            "logprobs": {"content": self._log_probabilities},
+        }
+        return {**self._last, "choices": [choice]}
 
 
 def start_server(path: Path, *, context: int, parallel: int, threads: int | None = None) -> Any:

@@ -28,9 +28,11 @@ class UnusableBody(httpx2.TransportError):
 class OpenAIBackend:
     """One model at one server. ``key`` is sent as a bearer token and appears nowhere else; None sends none."""
 
-    def __init__(self, base_url: str, model: str, key: str | None, timeout: float | None = 300.0) -> None:
+    def __init__(
+        self, base_url: str, model: str, key: str | None, timeout: float | None = 300.0, *, image_ids: bool = False
+    ) -> None:
         self._base_url, self._key, self._timeout = base_url, key, timeout
-        self._dialect = Dialect(model)
+        self._dialect = Dialect(model, image_ids=image_ids)
         self._clients = PerLoop(self._open)
 
     def __repr__(self) -> str:
@@ -46,6 +48,10 @@ class OpenAIBackend:
             if self._dialect.learn(failure, payload, body):
                 failure.at_once, failure.scope = True, "retry"
             raise failure from None
+
+    def reads_text_only(self) -> bool:
+        """Only the server knows."""
+        return False
 
     def close(self) -> None:
         """Close the connections of every event loop that is still open."""

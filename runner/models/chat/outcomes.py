@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +19,16 @@ from typing import Any
 from runner.models.chat.wire import RawReply, SendFailed
 
 _QUOTA = ("insufficient_quota", "billing_hard_limit", "billing_not_active", "quota_exceeded")
+# How servers say that a model has no eyes. A limit of one or more pictures is another matter.
+_NO_IMAGES = re.compile(
+    r"not a multimodal model|not support (image|vision|multimodal|picture)|image inputs? (is|are) not supported"
+    r"|at most 0 image|support image input|required for image input|image_url\W.{0,60}(only|not) support"
+    r"|(unknown|unsupported|unexpected)\b.{0,80}\bimage_url|reads text only",
+    re.IGNORECASE,
+)
 _RETRIED = frozenset({408, 409, 425, 429})
+_MINUS_INFINITY = -9999.0  # what servers write for a probability of 0, since JSON has no infinity
+_ZERO = 1e-3  # a log-probability of 0 with rounding
 _SHOWN = 300  # characters of a server's text quoted in an error
 
 
@@ -41,6 +51,8 @@ def failure_of_status(status: int, headers: Mapping[str, str], body: bytes, now:
     said = _said(error, body)
     if status in (401, 402, 403):
         return _run(status, said, "check the key: `api_key_env` names the environment variable that holds it")
+    if refuses_any_image(said):
+        return SendFailed(_sentence(status, said), scope="item", status=status)
     if status == 404:
         return _run(status, said, "check `model` and `base_url` (most servers want it to end in /v1)")
     if 300 <= status < 400:
@@ -69,8 +81,9 @@ def reply_of_body(body: bytes | Mapping[str, Any]) -> RawReply:
         raise _retry("an empty reply")
     if not isinstance(finish, str) or not finish:
         raise _retry("a reply without finish_reason")
-    prompt, completion = _usage(data)
-    return RawReply(text, finish, str(data.get("model") or ""), prompt, completion)
+    prompt, completion, cached = _usage(data)
+    likelihood = _log_likelihood(choice, completion)
+    return RawReply(text, finish, str(data.get("model") or ""), prompt, completion, cached, likelihood)
 
 
 def error_object(body: bytes | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -92,6 +105,11 @@ def mentions(failure: SendFailed, *words: str) -> bool:
     """Whether the server's text names one of ``words``."""
     text = failure.message.lower()
     return any(word in text for word in words)
+
+
+def refuses_any_image(text: str) -> bool:
+    """Whether an error's text says that the model takes no pictures at all."""
+    return _NO_IMAGES.search(text) is not None
 
 
 def _raise_error_in(data: Mapping[str, Any]) -> None:
@@ -123,12 +141,35 @@ def _first_choice(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[s
     return choices[0], message
 
 
-def _usage(data: Mapping[str, Any]) -> tuple[int | None, int | None]:
+def _usage(data: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
+    """Tokens of the prompt, of the reply, and those of the prompt that came from a prefix cache."""
     usage = data.get("usage")
     if not isinstance(usage, Mapping):
-        return None, None
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return _count(prompt), _count(completion)
+        return None, None, None
+    details = usage.get("prompt_tokens_details")
+    cached = _count(details.get("cached_tokens")) if isinstance(details, Mapping) else None
+    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), cached
+
+
+def _log_likelihood(choice: Mapping[str, Any], tokens: int | None) -> float | None:
+    """Sum of the tokens' log-probabilities; None unless every token has a finite one.
+
+    Some servers list the end token and some do not, so one of ``tokens`` may be missing.
+    """
+    given = choice.get("logprobs")
+    listed = given.get("content") if isinstance(given, Mapping) else None
+    if not isinstance(listed, list) or not listed or (tokens is not None and len(listed) < tokens - 1):
+        return None
+    values = [_log_probability(entry) for entry in listed]
+    known = [value for value in values if value is not None]
+    return math.fsum(known) if len(known) == len(values) else None
+
+
+def _log_probability(entry: Any) -> float | None:
+    value = entry.get("logprob") if isinstance(entry, Mapping) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if _MINUS_INFINITY < value <= _ZERO else None
 
 
 def _count(value: Any) -> int | None:

@@ -65,7 +65,8 @@ class OpenAI(ChatConfig):
 
     ``api_key_env`` names the environment variable with the key (default: OPENAI_API_KEY at api.openai.com, none
     elsewhere, so that no key reaches a server it was not meant for). ``concurrency``: most requests in flight.
-    Seconds: ``timeout`` for one request, ``deadline`` for one question with its retries.
+    Seconds: ``timeout`` for one request, ``deadline`` for one question with its retries. ``image_ids``: name each
+    picture by its hash, so that vLLM need not hash it again; other servers may refuse that.
     """
 
     provider: Literal["openai"] = "openai"
@@ -76,6 +77,7 @@ class OpenAI(ChatConfig):
     timeout: PositiveFloat = 300.0
     deadline: PositiveFloat = 900.0
     max_retries: int = Field(6, ge=0, le=100)
+    image_ids: bool = False
 
     @field_validator("base_url")
     @classmethod
@@ -101,7 +103,7 @@ class OpenAI(ChatConfig):
         from runner.models.chat.sender import Patience
 
         key = self._key()
-        backend = OpenAIBackend(self.base_url, self.model, key, self.timeout)
+        backend = OpenAIBackend(self.base_url, self.model, key, self.timeout, image_ids=self.image_ids)
         patience = Patience(timeout=self.timeout, deadline=self.deadline, max_retries=self.max_retries)
         endpoint = hashlib.sha256(f"{self.base_url}\n{key or ''}".encode()).hexdigest()
         return _client(
@@ -147,7 +149,8 @@ class LlamaCpp(ChatConfig):
 
 @provider("transformers")
 class Transformers(ChatConfig):
-    """A causal language model of transformers inside this process: a local folder, or a GGUF file.
+    """A language model of transformers inside this process: a local folder (also of a model that takes pictures), or a
+    GGUF file.
 
     ``path``: the model folder (with ``gguf_file`` naming a file in it), or a GGUF file. ``batch_size``: questions
     generated together. ``device``: default is the run's. Weights in safetensors or GGUF only; no code from the folder.
@@ -180,6 +183,7 @@ class Vllm(ChatConfig):
     """vLLM inside this process; needs the extra ``vllm``, best in an environment of its own.
 
     ``model``: a model folder, or a hub name (ORGANISATION/NAME) that vLLM finds. Only safetensors weights are read.
+    ``images_per_prompt``: most pictures in one question (default: vLLM's own limit).
     """
 
     provider: Literal["vllm"] = "vllm"
@@ -191,6 +195,7 @@ class Vllm(ChatConfig):
     gpu_memory_utilization: float = Field(0.9, gt=0.0, le=1.0)
     enforce_eager: bool = False
     batch_size: PositiveInt = 64
+    images_per_prompt: PositiveInt | None = None
 
     replies_depend_on: ClassVar[tuple[str, ...]] = ("model", "revision", "dtype")
 
@@ -204,6 +209,7 @@ class Vllm(ChatConfig):
             model, revision=self.revision, dtype=self.dtype, max_model_len=self.max_model_len,
             tensor_parallel_size=self.tensor_parallel_size, enforce_eager=self.enforce_eager,
             gpu_memory_utilization=self.gpu_memory_utilization, batch_size=self.batch_size,
+            images=self.images_per_prompt,
         )  # fmt: skip
         identity = _by_content(self, "model", local) if local.exists() else self.identity
         return _client(self, services, backend, Path(model).name, identity, concurrency=4 * self.batch_size)

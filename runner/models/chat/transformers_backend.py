@@ -1,4 +1,5 @@
-"""Causal language models of transformers inside this process, from a folder or a GGUF file, batched and constrained.
+"""Language models of transformers inside this process, batched and constrained: causal ones from a folder or a GGUF
+file, image-text-to-text ones from a folder.
 
 Nothing is fetched and no code from the folder runs; weights are read from safetensors or GGUF only.
 """
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import ModelRefused
 from runner.imports import importing
 from runner.models.chat.batching import Batcher
-from runner.models.chat.wire import Payload, RawReply, SendFailed, text_messages
+from runner.models.chat.transformers_prompts import Prompts, Reader, TextReader, encode_all
+from runner.models.chat.wire import Payload, RawReply, SendFailed, count_images, finite
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +40,10 @@ class TransformersBackend:
         """One generation, together with others asked for at the same time."""
         return await self._batcher.ask(payload)
 
+    def reads_text_only(self) -> bool:
+        """As the folder's config says."""
+        return not _sees(self._folder, self._gguf_file)
+
     def close(self) -> None:
         """Finish what was asked for, then free the weights."""
         self._batcher.close()
@@ -45,7 +51,7 @@ class TransformersBackend:
 
     def _generate(self, payloads: Sequence[Payload]) -> list[RawReply | SendFailed]:
         if self._model is None:
-            self._model = load(self._folder, self._gguf_file, self._dtype, self._device)
+            self._model = load(self._folder, self._gguf_file, self._dtype, self._device, self._path.name)
         return self._model.answer(payloads, self._path.name)
 
 
@@ -67,36 +73,60 @@ def find_model(path: Path, gguf_file: str | None) -> tuple[Path, str | None]:
     return path, gguf_file
 
 
-def load(folder: Path, gguf_file: str | None, dtype: str, device: str) -> LoadedModel:
-    """Read tokenizer and weights. Raises ``ModelRefused``."""
+def _sees(folder: Path, gguf_file: str | None) -> bool:
+    from runner.models.chat.transformers_vision import takes_images
+
+    return gguf_file is None and takes_images(folder)
+
+
+def load(folder: Path, gguf_file: str | None, dtype: str, device: str, name: str) -> LoadedModel:
+    """Read tokenizer or processor, and weights; ``name`` stands in messages. Raises ``ModelRefused``."""
     from llguidance.hf import from_tokenizer
+
+    seeing = _sees(folder, gguf_file)
+    model, processor = _read(folder, gguf_file, dtype, seeing=seeing)
+    tokenizer = processor.tokenizer if seeing else processor
+    if not (getattr(processor, "chat_template", None) or tokenizer.chat_template):
+        raise ModelRefused(f"{folder} has no chat template", hint="take the instruction-tuned version of the model")
+    model = model.to(device).eval()
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    ends = _end_tokens(model, tokenizer)
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    reader = _reader(processor, name, min(ends, default=0), room, seeing=seeing)
+    return LoadedModel(model, tokenizer, from_tokenizer(tokenizer, vocabulary, sorted(ends)), ends, reader)
+
+
+def _read(folder: Path, gguf_file: str | None, dtype: str, *, seeing: bool) -> tuple[Any, Any]:
+    """The model, and its processor (``seeing``) or tokenizer."""
     from safetensors import SafetensorError
 
     with importing:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
         from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if gguf_file is not None:
         source["gguf_file"] = gguf_file
+    words, weights = (AutoProcessor, AutoModelForImageTextToText) if seeing else (AutoTokenizer, AutoModelForCausalLM)
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **source)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        processor: Any = words.from_pretrained(folder, **source)
+        loaded: Any = weights.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelRefused(f"{folder} cannot be loaded: {error}") from error
     model, report = loaded
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelRefused(f"{folder} lacks weights that its config asks for, such as {some}")
-    if not tokenizer.chat_template:
-        raise ModelRefused(f"{folder} has no chat template", hint="take the instruction-tuned version of the model")
-    model = model.to(device).eval()
-    vocabulary = int(model.get_input_embeddings().weight.shape[0])
-    ends = _end_tokens(model, tokenizer)
-    return LoadedModel(model, tokenizer, from_tokenizer(tokenizer, vocabulary, sorted(ends)), ends)
+    return model, processor
+
+
+def _reader(processor: Any, name: str, pad: int, room: int | None, *, seeing: bool) -> Reader:
+    from runner.models.chat.transformers_vision import PictureReader
+
+    return PictureReader(processor, name, room) if seeing else TextReader(processor, name, pad, room)
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -107,43 +137,39 @@ def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 @dataclass
 class LoadedModel:
-    """Weights, tokenizer, the tokenizer as the grammar library needs it, and the tokens that end a reply."""
+    """Weights, tokenizer, the tokenizer as the grammar library needs it, the tokens that end a reply, and what makes prompts."""
 
     model: Any
     tokenizer: Any
     grammar_tokenizer: LLTokenizer
     ends: frozenset[int]
+    reader: Reader
 
     def answer(self, payloads: Sequence[Payload], name: str) -> list[RawReply | SendFailed]:
         """Replies in order; a failure stands in the place of a question that this model cannot take."""
-        from runner.models.chat.decoding import Row, rows_of
+        from runner.models.chat.decoding import rows_of
 
-        rows: list[Row | SendFailed] = rows_of(payloads, self.grammar_tokenizer, self.ends)
-        prompts: list[list[int]] = []
-        for place, row in enumerate(rows):
+        answers: dict[int, RawReply | SendFailed] = {}
+        groups: dict[bool, dict[int, Row]] = {}
+        for place, row in enumerate(rows_of(payloads, self.grammar_tokenizer, self.ends)):
             if isinstance(row, SendFailed):
-                continue
-            try:
-                prompts.append(self._prompt(row.payload, name))
-            except SendFailed as failure:
-                rows[place] = failure
-        live = [row for row in rows if isinstance(row, Row)]
-        if live:
+                answers[place] = row
+            else:  # processors take a batch with pictures or one without
+                groups.setdefault(count_images(row.payload.messages) > 0, {})[place] = row
+        for group in groups.values():
+            answers |= zip(group, self._answer_group(list(group.values()), name), strict=True)
+        return [answers[place] for place in range(len(payloads))]
+
+    def _answer_group(self, rows: Sequence[Row], name: str) -> list[RawReply | SendFailed]:
+        """Replies to questions that can be generated together."""
+        prompts, failed = encode_all(self.reader, [row.payload for row in rows])
+        live = [row for place, row in enumerate(rows) if place not in failed]
+        if prompts is not None:
             self._run(live, prompts)
-        lengths = iter(prompts)
-        return [row if isinstance(row, SendFailed) else self._reply(row, len(next(lengths)), name) for row in rows]
+        lengths = iter(prompts.lengths if prompts is not None else ())
+        return [failed.get(place) or self._reply(row, next(lengths), name) for place, row in enumerate(rows)]
 
-    def _prompt(self, payload: Payload, name: str) -> list[int]:
-        messages = text_messages(payload.messages, name)
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        room = getattr(self.model.config, "max_position_embeddings", None)
-        if room is not None and len(ids) + payload.max_tokens > room:
-            wanted = f"{len(ids)} tokens and a reply of {payload.max_tokens}"
-            raise SendFailed(f"context too long: {wanted}, {name} holds {room}", scope="item")
-        return ids
-
-    def _run(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> None:
+    def _run(self, rows: Sequence[Row], prompts: Prompts) -> None:
         """Generate until every row is over; the rows hold what was written."""
         import torch
 
@@ -151,9 +177,6 @@ class LoadedModel:
             from transformers import GenerationConfig
 
         pad = min(self.ends, default=0)
-        width = max(map(len, prompts))
-        ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=self.model.device)
-        seen = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
         config = GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=max(row.payload.max_tokens for row in rows),
             do_sample=False,
@@ -162,18 +185,22 @@ class LoadedModel:
         )
         with torch.inference_mode():
             self.model.generate(
-                input_ids=ids,
-                attention_mask=seen,
+                **{name: self._placed(tensor) for name, tensor in prompts.tensors.items()},
                 generation_config=config,
                 logits_processor=[_Chooser(rows, pad)],
                 stopping_criteria=[_AllOver(rows)],
             )
 
+    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        """On the model's device; pixels in its precision."""
+        return tensor.to(self.model.device, self.model.dtype if tensor.is_floating_point() else None)
+
     def _reply(self, row: Row, prompt_tokens: int, name: str) -> RawReply | SendFailed:
         text = self.tokenizer.decode(row.text_ids(), skip_special_tokens=True)
         if not text.strip() and row.finish != "length":
             return SendFailed(f"{name} wrote nothing", scope="item")
-        return RawReply(text, row.finish or "length", name, prompt_tokens, len(row.written))
+        finish, likelihood = row.finish or "length", finite(row.log_likelihood)
+        return RawReply(text, finish, name, prompt_tokens, len(row.written), log_likelihood=likelihood)
 
 
 class _Chooser:

@@ -11,16 +11,19 @@ from typing import Any
 
 from runner.errors import AssetError, ModelRefused
 from runner.models.chat.batching import Batcher
-from runner.models.chat.wire import Payload, RawReply, SendFailed, text_messages
+from runner.models.chat.wire import Payload, RawReply, SendFailed, count_images, finite, openai_messages, text_messages
 
 _HINT = "pip install 'vlm-runner[vllm]' in an environment of its own, or serve the model and use provider: openai"
 
 
 class VllmBackend:
-    """One model. ``engine`` options go to ``vllm.LLM``; loaded on the first question."""
+    """One model. ``images``: most pictures of one question; ``engine`` options go to ``vllm.LLM``; loaded on the first
+    question."""
 
-    def __init__(self, model: str, *, batch_size: int = 64, **engine: Any) -> None:
+    def __init__(self, model: str, *, batch_size: int = 64, images: int | None = None, **engine: Any) -> None:
         import_vllm()
+        if images is not None:
+            engine["limit_mm_per_prompt"] = {"image": images}
         self._model_name, self._engine = model, engine
         self._batcher = Batcher(self._generate, batch_size, "vllm-chat")
         self._llm: Any = None
@@ -28,6 +31,10 @@ class VllmBackend:
     async def send(self, payload: Payload) -> RawReply:
         """One generation, together with others asked for at the same time."""
         return await self._batcher.ask(payload)
+
+    def reads_text_only(self) -> bool:
+        """vLLM knows, once the model is loaded."""
+        return False
 
     def close(self) -> None:
         """Finish what was asked for, then free the weights."""
@@ -48,16 +55,25 @@ class VllmBackend:
         return [answer for payload in payloads for answer in self._generate([payload])]  # one spoils all: which?
 
     def _chat(self, payloads: Sequence[Payload]) -> list[RawReply | SendFailed]:
-        messages = [text_messages(payload.messages, self._model_name) for payload in payloads]
+        messages = [self._messages(payload) for payload in payloads]
         outputs = self._llm.chat(messages, [sampling(payload) for payload in payloads], use_tqdm=False)
         return [self._reply(output) for output in outputs]
+
+    def _messages(self, payload: Payload) -> list[dict[str, Any]]:
+        """Parts in their order where there are pictures, else plain text, which every chat template knows."""
+        if count_images(payload.messages):
+            return openai_messages(payload.messages)
+        return [dict(message) for message in text_messages(payload.messages, self._model_name)]
 
     def _reply(self, output: Any) -> RawReply | SendFailed:
         first = output.outputs[0]
         finish = str(first.finish_reason or "stop")
         if not first.text.strip() and finish != "length":
             return SendFailed(f"{self._model_name} wrote nothing", scope="item")
-        return RawReply(first.text, finish, self._model_name, len(output.prompt_token_ids), len(first.token_ids))
+        return RawReply(
+            first.text, finish, self._model_name, len(output.prompt_token_ids), len(first.token_ids),
+            output.num_cached_tokens, finite(first.cumulative_logprob),
+        )  # fmt: skip
 
 
 def import_vllm() -> Any:
@@ -99,5 +115,6 @@ def sampling(payload: Payload) -> Any:
         temperature=payload.temperature,
         max_tokens=payload.max_tokens,
         seed=payload.seed,
+        logprobs=0 if payload.logprobs else None,  # 0: of the chosen token only
         structured_outputs=structured,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,7 +15,10 @@ from runner.models.base import ImagePart, Message
 
 @dataclass(frozen=True)
 class Payload:
-    """One turn to send: the conversation so far, the JSON Schema of the reply (or None) and how to sample."""
+    """One turn to send: the conversation so far, the JSON Schema of the reply (or None) and how to sample.
+
+    ``allow_cut``: a reply cut off at ``max_tokens`` is whole; ``logprobs``: the reply's log-likelihood is wanted.
+    """
 
     messages: tuple[Message, ...]
     schema: dict[str, Any] | None = None
@@ -21,17 +26,30 @@ class Payload:
     temperature: float = 0.0
     max_tokens: int = 1024
     seed: int = 0
+    allow_cut: bool = False
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
 class RawReply:
-    """What came back, unparsed. Token counts are None where the backend does not say; ``model`` is what it calls itself."""
+    """What came back, unparsed; ``model`` is what it calls itself. None where the backend does not say.
+
+    ``cached_tokens``: how many of the prompt's tokens came from a prefix cache; ``log_likelihood``: sum of the natural
+    logarithms of the tokens' probabilities, before temperature and grammar.
+    """
 
     text: str
     finish_reason: str
     model: str = ""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    log_likelihood: float | None = None
+
+
+def finite(number: float | None) -> float | None:
+    """The number, or None where there is none or it is not finite."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 class SendFailed(EndpointError):
@@ -62,6 +80,9 @@ class Backend(Protocol):
     async def send(self, payload: Payload) -> RawReply:
         """One request, no retries."""
 
+    def reads_text_only(self) -> bool:
+        """Whether it is known, without a call, that no picture can be sent."""
+
     def close(self) -> None:
         """Free connections, threads and weights; a later ``send`` may open them again."""
 
@@ -71,20 +92,30 @@ def data_url(image: ImagePart) -> str:
     return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode('ascii')}"
 
 
-def openai_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages in the form of the chat-completions protocol; images become data URLs."""
-    return [{"role": m.role, "content": _openai_content(m.content)} for m in messages]
+def openai_messages(messages: Sequence[Message], *, image_ids: bool = False) -> list[dict[str, Any]]:
+    """Messages in the form of the chat-completions protocol, parts in their order; images become data URLs.
+
+    ``image_ids``: name each image by the SHA-256 of its bytes, which vLLM takes as the key of its own image caches.
+    """
+    return [{"role": m.role, "content": _openai_content(m.content, image_ids)} for m in messages]
 
 
-def _openai_content(content: str | tuple[str | ImagePart, ...]) -> str | list[dict[str, Any]]:
+def _openai_content(content: str | tuple[str | ImagePart, ...], image_ids: bool) -> str | list[dict[str, Any]]:
     if isinstance(content, str):
         return content
     return [
-        {"type": "text", "text": part}
-        if isinstance(part, str)
-        else {"type": "image_url", "image_url": {"url": data_url(part)}}
-        for part in content
+        {"type": "text", "text": part} if isinstance(part, str) else _image_part(part, image_ids) for part in content
     ]
+
+
+def _image_part(image: ImagePart, image_ids: bool) -> dict[str, Any]:
+    part: dict[str, Any] = {"type": "image_url", "image_url": {"url": data_url(image)}}
+    return part | {"uuid": hashlib.sha256(image.data).hexdigest()} if image_ids else part
+
+
+def count_images(messages: Sequence[Message]) -> int:
+    """How many pictures the messages hold."""
+    return sum(isinstance(part, ImagePart) for m in messages if not isinstance(m.content, str) for part in m.content)
 
 
 def text_messages(messages: Sequence[Message], model: str) -> list[dict[str, str]]:
