@@ -5,19 +5,41 @@ from pathlib import Path
 
 import pytest
 from synthetic_audit import audit
+from synthetic_openworld import experiment
 
 from results import database
+from results.store import ResultsStore
 
 PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text("utf8")
-STATEMENTS = [
-    s.strip() for block in re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL) for s in block.split(";") if s.strip()
-]
+CHAPTER = "## Questions about open-world and closed-world classification"
 
 
-@pytest.mark.parametrize("sql", STATEMENTS, ids=lambda s: s.partition("\n")[0][3:40])
-def test_examples_run(store, sql):
+def statements(text):
+    """The statements of all SQL blocks."""
+    blocks = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    return [s.strip() for block in blocks for s in block.split(";") if s.strip()]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A store with an audit, an experiment and a sweep."""
+    store = ResultsStore(tmp_path_factory.mktemp("docs") / "results.duckdb")
     audit().store(store)
-    store.query(sql)
+    experiment(run_id="sweep", variants={"dataset=dtd,rounds=2": ("dtd",), "dataset=food101,rounds=2": ("food101",)}).store(store)  # fmt: skip
+    experiment(run_id="z-last").store(store)
+    return store
+
+
+@pytest.mark.parametrize("sql", statements(PAGE), ids=lambda s: s.partition("\n")[0][3:40])
+def test_examples_run(filled, sql):
+    filled.query(sql)
+
+
+def test_examples_about_classification_find_something(filled):
+    found = statements(PAGE.partition(CHAPTER)[2])
+    assert len(found) > 15
+    without = [sql.partition("\n")[0] for sql in found if not filled.query(sql).num_rows]
+    assert without == []
 
 
 def test_every_view_is_named():
