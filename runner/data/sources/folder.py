@@ -95,6 +95,10 @@ class Folder(Source):
     def _is_inside(self, path: str | Path) -> bool:
         return Path(os.path.realpath(path)).is_relative_to(self._root)
 
+    def uris(self) -> list[str]:
+        """All pictures, sorted; reads folders only."""
+        return list(self._files[0])
+
     def shards(self) -> Sequence[Shard]:
         """Runs of files; a run's fingerprint covers names, sizes and change times of pictures and captions."""
         uris, _ = self._files
