@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runner.context import StepContext
-from runner.data.places import Place, read_pictures
+from runner.data.places import Place
 from runner.data.sources import Source
 from runner.errors import DataError
 from runner.models.base import Classifier, ImageTextEncoder
@@ -120,32 +120,6 @@ def _of_targets(known: dict[Place, str], targets: Sequence[str] | None) -> dict[
         hint = f"True classes: {', '.join(sorted(set(known.values()))[:20])}."
         raise DataError(f"targets: no picture has the true class {min(unknown)!r}", hint=hint)
     return {place: name for place, name in known.items() if normalised(name) in wanted}
-
-
-class _Embedding(Classifier):
-    """An encoder's image tower in the place of a classifier, so that embeddings are batched and kept as logits are."""
-
-    format = "embedding"
-    head: Literal["softmax", "multilabel"] = "softmax"
-
-    def __init__(self, encoder: ImageTextEncoder) -> None:
-        self._encoder = encoder
-        self.name, self.identity = encoder.name, f"embedding of {encoder.identity}"
-        self.labels = tuple(map(str, range(encoder.dim)))
-
-    def prepare(self, image: Any) -> FloatArray:
-        return self._encoder.prepare(image)
-
-    def logits(self, batch: FloatArray) -> FloatArray:
-        return self._encoder.encode_prepared(batch)
-
-
-def embed(
-    ctx: StepContext, encoder: ImageTextEncoder, sources: Sequence[Source], places: Sequence[Place], batch_size: int
-) -> dict[Place, FloatArray]:
-    """Embeddings of the pictures that can be read, float32 [dim] of unit norm; each is made once a workspace."""
-    pictures = read_pictures(sources, places)
-    return predict(_Embedding(encoder), pictures, ctx, total=len(places), batch_size=batch_size).logits
 
 
 @dataclass(frozen=True)

@@ -273,8 +273,9 @@ async def b2t(
     from runner.data.places import read_pictures
     from runner.data.sources import open_sources
     from runner.nodes.bias.b2t import keyword_extractor
-    from runner.nodes.bias.b2t_audit import KeywordRules, embed, keyword_rows
+    from runner.nodes.bias.b2t_audit import KeywordRules, keyword_rows
     from runner.nodes.bias.evaluation_labeller import Looking, ask_about_pictures
+    from runner.nodes.embedding import ImageTower, embed
 
     keyword_extractor()  # where it is missing, before anything is spent
     sources = open_sources(images.corpus if isinstance(images, GroundTruth) else images)
@@ -287,9 +288,9 @@ async def b2t(
         told = await ask_about_pictures(llm, read_pictures(sources, questions), questions, ctx, looking)
         classes.captions = {place: text for (place, _), text in told.items()}
     _require_captions(ctx, classes)
-    embeddings = await asyncio.to_thread(embed, ctx, encoder, sources, classes.places, batch_size)
+    embedded = await asyncio.to_thread(embed, ctx, ImageTower(encoder), sources, classes.places, batch_size)
     rules = KeywordRules(top, template, confidence)
-    rows = await asyncio.to_thread(keyword_rows, ctx, classes, embeddings, encoder, rules)
+    rows = await asyncio.to_thread(keyword_rows, ctx, classes, embedded.vectors, encoder, rules)
     return KeywordBiases(list(classes.correct), arrow_table("c2b_b2t", rows))
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from runner.data.datasets.known import KNOWN
+
 
 class TipGrid(NamedTuple):
     """Start values, and the ranges of the search: ``beta_scale`` and ``alpha_scale`` are its (excluded) upper ends."""
@@ -46,19 +48,8 @@ GRIDS = {
 }
 DEFAULT = TipGrid(1.17, 1, 7, 3)
 
-TEMPLATES = {
-    "caltech101": "a photo of a {}.",
-    "dtd": "{} texture.",
-    "eurosat": "a centered satellite photo of {}.",
-    "fgvc_aircraft": "a photo of a {}, a type of aircraft.",
-    "flowers102": "a photo of a {}, a type of flower.",
-    "food101": "a photo of {}, a type of food.",
-    "oxford_pets": "a photo of a {}, a type of pet.",
-    "stanford_cars": "a photo of a {}.",
-    "sun397": "a photo of a {}.",
-    "ucf101": "a photo of a person doing {}.",
-}
-DEFAULT_TEMPLATE = "a photo of a {}."
+TEMPLATES = {name: known.template for name, known in KNOWN.items()}
+"""CLIP's prompt for each of the datasets, with ``{}`` for the class."""
 
 FINETUNE_EPOCHS = {"eurosat": 100}
 DEFAULT_FINETUNE_EPOCHS = 20

@@ -17,11 +17,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from runner.nodes.classify.cased import cased_scores
 from runner.nodes.classify.customary import DEFAULT, GRIDS, TEMPLATES, TipGrid, grid_of
 from runner.nodes.classify.knn import knn_vote
 
 __all__ = [
-    "DEFAULT", "GRIDS", "TEMPLATES", "CacheModel", "TipGrid", "TipSearch", "cache_model", "grid_of", "knn_vote",
+    "DEFAULT", "GRIDS", "TEMPLATES", "CacheModel", "TipGrid", "TipSearch", "cache_model", "cased_scores", "grid_of", "knn_vote",
     "search_alpha_beta", "tip_logits",
 ]  # fmt: skip
 
