@@ -57,7 +57,7 @@ class ContrastiveBackend:
     ) -> None:
         self.name = name
         self._vocabulary, self._options, self._scale = vocabulary, options, encoder.logit_scale
-        self._embed = Embedder(encoder, options.template)
+        self._embed = Embedder(encoder, options.template, vocabulary)
         self._batcher = Batcher(self._generate, batch_size, "contrastive-chat")
 
     def identity(self) -> dict[str, Any]:
@@ -150,6 +150,9 @@ def _pictures(question: Question) -> Iterable[ImagePart]:
 
 def _nearest(similarities: FloatArray, count: int) -> NDArray[np.intp]:
     """Places of the largest ``count`` values of each row, largest first; equal ones in order."""
+    if count < similarities.shape[1]:
+        least = np.partition(similarities, -count, axis=1)[:, -count, None]
+        similarities = np.where(similarities < least, -np.inf, similarities)
     return np.argsort(-similarities, axis=1, kind="stable")[:, :count]
 
 

@@ -62,7 +62,7 @@ class Describer:
         self, encoder: ImageTextEncoder, vocabulary: TextVectors, detector: Classifier | None, wording: Wording
     ) -> None:
         self._vocabulary, self._detector, self._wording = vocabulary, detector, wording
-        self._embed = Embedder(encoder, vocabulary.template)
+        self._embed = Embedder(encoder, vocabulary.template, vocabulary)
         self._lines: Memory[str] = Memory()
         self._lock = threading.Lock()
 

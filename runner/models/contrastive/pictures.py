@@ -13,6 +13,7 @@ import numpy as np
 
 from runner.data.images import UnreadableImage, decode
 from runner.models.base import ImagePart, ImageTextEncoder
+from runner.models.contrastive.vocabulary import TextVectors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,11 +54,14 @@ class Memory(Generic[T]):
 
 
 class Embedder:
-    """Vectors of pictures and of texts in a template. Not thread-safe: one thread asks."""
+    """Vectors of pictures, and of texts in a template; those of ``vocabulary`` are looked up where its template is the
+    same. Not thread-safe: one thread asks."""
 
-    def __init__(self, encoder: ImageTextEncoder, template: str) -> None:
+    def __init__(self, encoder: ImageTextEncoder, template: str, vocabulary: TextVectors) -> None:
         self.encoder = encoder
-        self._template = template
+        self._template, self._vocabulary = template, vocabulary
+        same = vocabulary.template == template
+        self._rows = {text: row for row, text in enumerate(vocabulary.texts)} if same else {}
         self._pictures: Memory[FloatArray] = Memory()
         self._texts: Memory[FloatArray] = Memory()
 
@@ -86,7 +90,9 @@ class Embedder:
             vectors = self.encoder.encode_texts([self._template.replace("{}", text) for text in missing])
             return dict(zip(missing, vectors, strict=True))
 
-        return self._texts.many(texts, make)
+        wanted = set(texts)
+        here = {text: self._vocabulary.vectors[self._rows[text]] for text in wanted if text in self._rows}
+        return here | self._texts.many(sorted(wanted - here.keys()), make)
 
     def _prepared(self, data: bytes) -> FloatArray:
         return self.encoder.prepare(decode(data))

@@ -25,7 +25,11 @@ class Contrastive(ModelConfig):
     provider: Literal["contrastive"] = "contrastive"
     encoder: model_link(ImageTextEncoder) = Field(description="an image-text encoder of this spec: $name")  # type: ignore[valid-type]
     vocabulary: step_link("folder") = Field(description="output `index` of a step classify.vocabulary: $name.index")  # type: ignore[valid-type]
-    template: str = Field("a photo of a {}", max_length=300, description="what is embedded of a label; {} is the label")
+    template: str | None = Field(
+        None,
+        max_length=300,
+        description="what is embedded of a label, such as `a photo of a {}`; none = the vocabulary's",
+    )
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the texts; the rest is the vote of the examples")
     sharpness: float = Field(5.5, ge=0, le=1000, description="of the examples' vote: exp(sharpness x cosine)")
     shortlist: int = Field(64, ge=1, le=10_000, description="nearest texts of the vocabulary that are compared")
@@ -37,8 +41,8 @@ class Contrastive(ModelConfig):
 
     @field_validator("template")
     @classmethod
-    def _one_place(cls, value: str) -> str:
-        if value.count("{}") != 1:
+    def _one_place(cls, value: str | None) -> str | None:
+        if value is not None and value.count("{}") != 1:
             raise ValueError("write {} once, where the label goes, such as 'a photo of a {}'")
         return value
 
@@ -69,7 +73,7 @@ class Contrastive(ModelConfig):
         encoder: ImageTextEncoder = services.linked["encoder"]
         vocabulary = read_vocabulary(services.linked["vocabulary"], encoder.identity)
         options = Options(
-            template=self.template, alpha=self.alpha, sharpness=self.sharpness, shortlist=self.shortlist,
+            template=self.template or vocabulary.template, alpha=self.alpha, sharpness=self.sharpness, shortlist=self.shortlist,
             further=self.further, label_pattern=self.label_pattern or LABEL_PATTERN,
         )  # fmt: skip
         name = f"contrastive ({encoder.name})"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, Field
 
-from runner.artifacts import Vocabulary
+from runner.artifacts import Datasets, ImageFeatures, OpenAnswers, Vocabulary
 from runner.context import StepContext
 from runner.models.base import ImageTextEncoder
 from runner.nodes.classify.vocabulary_specs import (
+    WORDNET,
     CaptionTexts,
     FileTexts,
     Texts,
@@ -19,9 +20,12 @@ from runner.nodes.classify.vocabulary_specs import (
     WordNetTexts,
     WordTexts,
 )
-from runner.steps import step
+from runner.references import InputPath
+from runner.steps import Cost, step
 
 if TYPE_CHECKING:
+    from runner.models.contrastive.vocabulary import TextVectors
+    from runner.nodes.classify.vocabulary_answers import FloatArray
     from runner.nodes.wordnet import WordNet
 
 
@@ -34,6 +38,14 @@ def _one_place(template: str) -> str:
 Template = Annotated[
     str, Field(max_length=300, description="what is embedded; {} is the text"), AfterValidator(_one_place)
 ]
+Limit = Annotated[int, Field(ge=1, description="pictures of each dataset, drawn with the run's seed")]
+Label = Annotated[str, Field(min_length=1, max_length=80, description="instead of the method's name in results")]
+BatchSize = Annotated[int, Field(ge=1, le=4096, description="pictures, or words, encoded together")]
+
+
+def _cost(params: Mapping[str, Any]) -> Cost:
+    """No language model; how many pictures a split holds is known when the datasets are."""
+    return Cost(images=0 if params.get("features") else None, bytes=None)
 
 
 @step("classify.vocabulary", version="1")
@@ -89,3 +101,95 @@ def _wordnet(folder: str) -> WordNet:
     from runner.nodes.wordnet import read_wordnet
 
     return read_wordnet(Path(resolve(folder)))
+
+
+@step("classify.cased", version="1", estimate=_cost)
+def cased(
+    ctx: StepContext,
+    *,
+    encoder: ImageTextEncoder,
+    images: Datasets,
+    vocabulary: Vocabulary,
+    features: ImageFeatures | None = None,
+    captions: Annotated[int, Field(ge=1, le=1000, description="texts retrieved for a picture")] = 10,
+    alpha: Annotated[float, Field(ge=0, le=1, description="weight of the picture against its captions")] = 0.7,
+    min_count: Annotated[int, Field(ge=1, description="times a word must occur in the captions")] = 2,
+    template: Template = "{}",
+    split: str = "test",
+    limit: Limit | None = None,
+    label: Label | None = None,
+    lexicon: Annotated[InputPath, Field(description="WordNet, which says what can be a noun")] = WORDNET,
+    batch_size: BatchSize = 64,
+) -> OpenAnswers:
+    """Name pictures without a class list by CaSED: words of the nearest captions, compared with picture and captions."""
+    from runner.assets import resolve
+    from runner.nodes.classify import vocabulary_answers as answers
+    from runner.nodes.classify.words import read_lexicon
+
+    tags = read_lexicon(Path(resolve(lexicon)))
+    rules = answers.CasedRules(captions, alpha, min_count, template)
+
+    def name(texts: TextVectors, vectors: FloatArray) -> list[str]:
+        return answers.cased(ctx, encoder, texts, vectors, tags, rules, batch_size)
+
+    settings = {"captions": captions, "alpha": alpha, "min_count": min_count, "template": template}
+    where = _Where(images, split, limit, features, batch_size)
+    return _open_answers(ctx, encoder, vocabulary, where, name, ("cased", label), settings)
+
+
+@step("classify.clip_retrieval", version="1", estimate=_cost)
+def clip_retrieval(
+    ctx: StepContext,
+    *,
+    encoder: ImageTextEncoder,
+    images: Datasets,
+    vocabulary: Vocabulary,
+    features: ImageFeatures | None = None,
+    split: str = "test",
+    limit: Limit | None = None,
+    label: Label | None = None,
+    batch_size: BatchSize = 64,
+) -> OpenAnswers:
+    """Answer with the text of the vocabulary that is nearest to each picture."""
+    from runner.nodes.classify import vocabulary_answers as answers
+
+    def name(texts: TextVectors, vectors: FloatArray) -> list[str]:
+        return [texts.texts[row[0]] for row in answers.nearest_texts(vectors, texts, 1)]
+
+    where = _Where(images, split, limit, features, batch_size)
+    return _open_answers(ctx, encoder, vocabulary, where, name, ("clip_retrieval", label), {})
+
+
+class _Where(NamedTuple):
+    """Which pictures are named, and from what."""
+
+    images: Datasets
+    split: str
+    limit: int | None
+    features: ImageFeatures | None
+    batch_size: int
+
+
+def _open_answers(
+    ctx: StepContext,
+    encoder: ImageTextEncoder,
+    vocabulary: Vocabulary,
+    where: _Where,
+    name: Callable[[TextVectors, FloatArray], list[str]],
+    method: tuple[str, str | None],
+    settings: dict[str, Any],
+) -> OpenAnswers:
+    """Answers of ``name`` for the pictures; ``method``: its own name, which is the prompt key, and the spec's label."""
+    from results.tables import arrow_table
+    from runner.models.contrastive.vocabulary import read_vocabulary
+    from runner.nodes.classify import vocabulary_answers as answers
+
+    texts = read_vocabulary(vocabulary.index, encoder.identity)
+    rows = answers.queries(where.images, where.split, where.limit, ctx.seed)
+    found = answers.embedded(ctx, encoder, where.images, rows, where.features, where.batch_size)
+    said = name(texts, found.vectors) if found.rows else []
+    own, label = method
+    fixed = {"method": label or own, "prompt_key": own, "model": encoder.name, "seed": ctx.seed}
+    about = {"encoder": encoder.name, "texts": len(texts.texts), "split": where.split, "limit": where.limit}
+    table = arrow_table("owc_prediction", list(answers.answer_rows(found, said, fixed, rows)))
+    return OpenAnswers(where.images.datasets, label or own, settings | about, table)
