@@ -91,9 +91,12 @@ class MiniLM(ModelConfig):
     kind: ClassVar[type[ModelHandle]] = SentenceEncoder
     provider: Literal["minilm"] = "minilm"
     folder: InputPath = Field(default=MINILM, description="the model's folder, or asset:NAME")
+    max_tokens: int = Field(
+        default=256, ge=8, le=8192, description="longer texts are cut; open-world scores are published with 512"
+    )
 
     def load(self, services: Services) -> SentenceEncoder:
         """Load. Raises ``ModelRefused`` or ``AssetError``."""
         from runner.models.encoders.sentence import MeanPooled
 
-        return MeanPooled(services.resolve(self.folder), device=services.device)
+        return MeanPooled(services.resolve(self.folder), device=services.device, max_tokens=self.max_tokens)

@@ -19,14 +19,16 @@ from runner.models.classifier.weights import sha256_of
 if TYPE_CHECKING:
     from runner.models.base import FloatArray
 
-MAX_TOKENS = 256
+MAX_TOKENS = 256  # what sentence-transformers cuts at; the model itself takes 512
 BATCH = 64
 
 
 class MeanPooled(SentenceEncoder):
     """A transformer whose token vectors are averaged over the mask and scaled to unit length."""
 
-    def __init__(self, folder: Path, *, device: str = "cpu", name: str = "minilm") -> None:
+    def __init__(
+        self, folder: Path, *, device: str = "cpu", name: str = "minilm", max_tokens: int = MAX_TOKENS
+    ) -> None:
         with importing:
             from transformers import AutoModel, AutoTokenizer
 
@@ -46,10 +48,11 @@ class MeanPooled(SentenceEncoder):
             raise ModelRefused(f"{folder}: transformers cannot load it: {type(error).__name__}: {error}") from error
         self._model = model.to(device).eval().requires_grad_(False)
         self.name, self.device, self.dim = name, device, int(model.config.hidden_size)
-        self.identity = item_key("mean-pooled", MAX_TOKENS, sha256_of(files))
+        self.max_tokens = min(max_tokens, getattr(model.config, "max_position_embeddings", None) or max_tokens)
+        self.identity = item_key("mean-pooled", self.max_tokens, sha256_of(files))
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
-        """Unit vectors float32 [n, dim]; long texts are cut at 256 tokens."""
+        """Unit vectors float32 [n, dim]; long texts are cut at ``max_tokens``."""
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # like lengths share a batch
         result = np.zeros((len(texts), self.dim), np.float32)
         for start in range(0, len(order), BATCH):
@@ -58,7 +61,7 @@ class MeanPooled(SentenceEncoder):
         return result
 
     def _embed(self, texts: list[str]) -> FloatArray:
-        tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
         tokens = tokens.to(self.device)
         with torch.inference_mode():
             states = self._model(**tokens).last_hidden_state
