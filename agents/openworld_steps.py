@@ -153,7 +153,7 @@ async def judge(
     ctx: StepContext,
     *,
     llm: ChatModel,
-    answers: OpenAnswers | list[OpenAnswers],
+    answers: list[OpenAnswers],
     parse: Parse = "strict",
     retries: Annotated[
         int, Field(ge=0, le=10, description="further questions where a reply is no verdict; 0 published")
@@ -214,7 +214,7 @@ async def taxonomy(
     ctx: StepContext,
     *,
     llm: ChatModel,
-    answers: OpenAnswers | list[OpenAnswers],
+    answers: list[OpenAnswers],
     batch: Annotated[int, Field(ge=1, le=50, description="pairs in one question")] = 1,
     limit: Annotated[int | None, Field(ge=1, description="most distinct pairs, drawn with the run's seed")] = None,
 ) -> Categories:
@@ -232,11 +232,10 @@ async def taxonomy(
     return Categories(llm.name, arrow_table("owc_category", rows))
 
 
-def _rows(answers: OpenAnswers | list[OpenAnswers]) -> list[dict[str, Any]]:
+def _rows(answers: list[OpenAnswers]) -> list[dict[str, Any]]:
     """Target, prediction, judged text and first item of every answer."""
-    many = answers if isinstance(answers, list) else [answers]
     columns = ["target", "prediction", "judged", "first_item"]
-    return [row for one in many for row in one.answers.select(columns).to_pylist()]
+    return [row for one in answers for row in one.answers.select(columns).to_pylist()]
 
 
 @step("owc.judge_games", version="1", estimate=_unknown_cost, tags=LLM)

@@ -1,6 +1,8 @@
 """A chat model that answers from a script, held to the same contract as the real client."""
 
 import json
+import sys
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -8,6 +10,8 @@ import pytest
 from runner.context import local_context
 from runner.errors import EndpointError
 from runner.models.base import ChatModel, ChatReply
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "chat")]  # material, loopback server
 
 
 class ScriptedModel(ChatModel):
