@@ -945,7 +945,7 @@ CREATE TABLE owc_judgement (
   judge VARCHAR NOT NULL,  -- model
   reply VARCHAR,  -- as written; NULL where there is none
   verdict INTEGER,  -- 1 = a good answer, 0 = not; NULL = unscored
-  attempts INTEGER NOT NULL,  -- questions asked, 0 = from the cache
+  attempts INTEGER NOT NULL,  -- questions it took, repeated ones included, whether or not the reply cache knew the answer
   failure VARCHAR  -- why it is unscored
 );
 
