@@ -357,6 +357,12 @@ def _shots(
 
 
 async def _check(lmm: ChatModel, shots: int, ctx: StepContext) -> None:
+    """Raises ``ModelRefused`` for a model that does not take so many pictures, ``StepError`` where labels would lose theirs."""
+    from runner.models.chat.probing import INTERLEAVE_HINT
+
     support = await lmm.check_images(shots + 1, ctx, interleaving=shots > 0)
     if support.interleaved is False:
-        ctx.warn(f"{lmm.name} does not tell which text stands beside which picture: examples may teach it nothing")
+        raise StepError(
+            f"{lmm.name} sees pictures and labels apart, so that no label belongs to its picture", step=ctx.step,
+            hint=f"{INTERLEAVE_HINT} (probe: false asks all the same)",
+        )  # fmt: skip
