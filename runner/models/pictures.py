@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Literal
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from runner.data.images import decode
 from runner.models.base import ImagePart
@@ -20,12 +20,12 @@ _SENT_AS_FOUND = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"GIF8
 def picture_part(data: bytes, *, max_side: int | None = None, transport: Transport = "jpeg75") -> ImagePart:
     """One picture for a message: upright RGB, the longer side at most ``max_side`` pixels (Lanczos, never enlarged).
 
-    ``raw`` sends the bytes as found where the picture needs no shrinking and its format is one that servers read, else
-    PNG. Raises ``UnreadableImage``.
+    ``raw`` sends the bytes as found where the picture needs no shrinking or turning and its format is one that servers
+    read, else PNG. Raises ``UnreadableImage``.
     """
     image = decode(data)
     shrunk = max_side is not None and max(image.size) > max_side
-    if transport == "raw" and not shrunk:
+    if transport == "raw" and not shrunk and _is_upright(data):
         found = next((media for magic, media in _SENT_AS_FOUND.items() if data.startswith(magic)), None)
         if found is not None:
             return ImagePart(data, found)
@@ -38,3 +38,9 @@ def picture_part(data: bytes, *, max_side: int | None = None, transport: Transpo
         return ImagePart(buffer.getvalue(), "image/jpeg")
     image.save(buffer, "PNG")
     return ImagePart(buffer.getvalue(), "image/png")
+
+
+def _is_upright(data: bytes) -> bool:
+    """Whether the pixels stand as they are shown; few servers turn a picture as its EXIF says."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in (0, 1)
