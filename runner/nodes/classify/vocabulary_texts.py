@@ -86,7 +86,9 @@ def _written(lemma: str, senses: Iterable[int], wordnet: WordNet) -> str | None:
 
 def _is_common(name: str, wordnet: WordNet) -> bool:
     """Whether a name is a common noun: lower case, or ending with one ("Siamese cat", not "Felis catus")."""
-    last = name.split()[-1]
+    first, last = name.split()[0], name.split()[-1]
+    if f"genus {first.lower()}" in wordnet.senses and first != first.lower():
+        return False  # "Canis lupus": the second word of a Latin name may also be a noun
     plain = len(name) > 2 and not any(c.isdigit() for c in name)
     return plain and (name.islower() or (last != name and last.islower() and last in wordnet.senses))
 
