@@ -15,8 +15,8 @@ MAX_TEXT = 200
 
 _MISSING = frozenset({"", "nan", "null", "n/a", "na"})
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
-_END_OF_NAME = re.compile(r"[,;(\[{]|[.!?](?:\s|$)")
-_QUOTES = "\"'\u201c\u201d\u2018\u2019\u00ab\u00bb "
+_END_OF_NAME = re.compile(r"[,;(\[{\u2014]|[.!?](?:\s|$)")
+_QUOTES = re.compile('["\u201c\u201d\u201e\u00ab\u00bb]')
 
 
 def one_line(text: str) -> str:
@@ -62,8 +62,8 @@ def caption_target(caption: str | None, *, whole: bool = False) -> str | None:
     """
     text = one_line(html.unescape(caption or "").replace("_", " "))
     if not whole:
-        text = _ARTICLE.sub("", _END_OF_NAME.split(text.lstrip(_QUOTES), maxsplit=1)[0].strip(_QUOTES))
-    text = text.strip(_QUOTES).lower()
+        text = _ARTICLE.sub("", _END_OF_NAME.split(_QUOTES.sub("", text).strip(), maxsplit=1)[0])
+    text = text.strip().lower()
     return text if 0 < len(text) <= MAX_TEXT and any(c.isalnum() for c in text) else None
 
 
