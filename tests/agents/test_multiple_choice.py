@@ -99,10 +99,8 @@ async def test_a_random_context_is_drawn_for_each_query_from_the_seed(ctx, tmp_p
                 local_context(tmp_path / folder), lmm=lmm, images=images, context="random", pool=pool, shots=5, probe=False,
                 **settings,
             )  # fmt: skip
-        texts = {
-            contents(b)[-3][1] + str(len(b["messages"][0]["content"][-3]["image_url"]["url"])): pictures_of(b)[:-1]
-            for b in server.bodies
-        }
+        # A query is known by its bytes: requests arrive in any order.
+        texts = {b["messages"][0]["content"][-3]["image_url"]["url"]: pictures_of(b)[:-1] for b in server.bodies}
         return found, texts
 
     first, shown = await asked("a", seed=1)
@@ -217,3 +215,27 @@ def test_the_list_is_sorted_whatever_the_order_of_the_classes(classes):
     assert shown == class_names(classes[::-1], "d") and sorted(shown) == sorted(classes)
     assert [name.casefold() for name in shown] == sorted(name.casefold() for name in classes)
     assert bullets(shown).count("\n") == len(classes) - 1
+
+
+@pytest.mark.parametrize("order", [{"red": "heron", "blue": "birch"}, {"red": "anchor", "blue": "anchor"}])
+async def test_labels_that_lose_their_pictures_end_it_before_it_starts(order, ctx, tmp_path):
+    images, pool = make_datasets(tmp_path / "data"), make_pool(tmp_path / "train")
+    probed = []
+
+    def with_probe(body):
+        if "response_format" in body:
+            return json.dumps(order)
+        if len(probed) == 0:
+            probed.append(len(pictures_of(body)))
+        return choose(body)
+
+    asked = {"lmm": None, "images": images, "context": "random", "pool": pool, "shots": 4}
+    with model(tmp_path, with_probe) as (lmm, server):
+        if order["red"] == "heron":
+            found = await multiple_choice(ctx, **asked | {"lmm": lmm})
+            assert found.answers.num_rows == 6 and server.requests == 2 + 6
+        else:
+            with pytest.raises(StepError, match="no label belongs to its picture") as caught:
+                await multiple_choice(ctx, **asked | {"lmm": lmm})
+            assert server.requests == 2 and "--interleave-mm-strings" in caught.value.hint
+    assert probed == [5]
