@@ -148,7 +148,7 @@ def _load(model: str) -> Any:
     with importing:
         import spacy
     parser = spacy.load(model)
-    parser.disable_pipes(*(name for name in parser.pipe_names if name not in SpacyChunker.NEEDED))
+    parser.select_pipes(disable=[name for name in parser.pipe_names if name not in SpacyChunker.NEEDED])
     return parser
 
 

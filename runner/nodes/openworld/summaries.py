@@ -83,12 +83,10 @@ class Estimate(NamedTuple):
     @property
     def limits(self) -> tuple[Values, Values]:
         """95 % percentile interval; NaN without draws."""
-        empty = np.full(self.value.shape, np.nan)
-        if not len(self.draws):
-            return empty, empty
-        low, high = empty.copy(), empty.copy()
-        some = ~np.isnan(self.draws).all(0)
-        low[some], high[some] = np.nanpercentile(self.draws[:, some], LIMITS, axis=0)
+        low, high = np.full((2, *self.value.shape), np.nan)
+        some = ~np.isnan(self.draws).all(0)  # none where there are no draws
+        if some.any():
+            low[some], high[some] = np.nanpercentile(self.draws[:, some], LIMITS, axis=0)
         return low, high
 
 
