@@ -171,11 +171,13 @@ def candidates(question: Question, form: Form, shortlist: Sequence[str], further
 
 
 def membership(examples: Sequence[Example], texts: Sequence[str]) -> NDArray[np.float64]:
-    """[examples, texts]: 1 where an example bears the text as a label, whatever its case."""
+    """[examples, texts]: 1 where an example bears the text as a label, whatever its case. A text that is the whole line
+    of labels is the only one."""
     places = {text.casefold(): place for place, text in enumerate(texts)}
     table = np.zeros((len(examples), len(texts)))
     for row, example in enumerate(examples):
-        table[row, [places[label.casefold()] for label in example.labels if label.casefold() in places]] = 1
+        labels = (example.line,) if example.line.casefold() in places else example.labels
+        table[row, [places[label.casefold()] for label in labels if label.casefold() in places]] = 1
     return table
 
 

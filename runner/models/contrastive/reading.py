@@ -26,10 +26,11 @@ _MAX_WORDS = 12  # longer bullets are sentences: guidelines, no names of classes
 
 @dataclass(frozen=True)
 class Example:
-    """A picture with its labels."""
+    """A picture with its labels; ``line`` is what they were read from, since one name may hold commas."""
 
     picture: ImagePart
     labels: tuple[str, ...]
+    line: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,21 +50,14 @@ def read_question(messages: Sequence[Message], label_pattern: str = LABEL_PATTER
     pictures = [place for place, part in enumerate(parts) if isinstance(part, ImagePart)]
     if not pictures:
         return None
-    labels = {place: _labels_after(parts, place, pattern) for place in pictures}
+    examples = {place: _example(parts, place, pattern) for place in pictures}
     *before, last = pictures
-    target = parts[last]
-    assert isinstance(target, ImagePart)
-    examples = ((parts[place], labels[place]) for place in before)
     # A text that labels an example is data: no list of classes is looked for in it.
-    data = {place + 1 for place in before if labels[place]}
-    texts = (part for place, part in enumerate(parts) if isinstance(part, str) and place not in data)
-    classes = next((found for text in reversed(list(texts)) if (found := listed(text))), ())
-    return Question(
-        target,
-        tuple(Example(part, names) for part, names in examples if isinstance(part, ImagePart) and names),
-        labels[last],
-        classes,
-    )
+    data = {place + 1 for place in before if examples[place].labels}
+    texts = [part for place, part in enumerate(parts) if isinstance(part, str) and place not in data]
+    classes = next((found for text in reversed(texts) if (found := listed(text))), ())
+    labelled = tuple(examples[place] for place in before if examples[place].labels)
+    return Question(examples[last].picture, labelled, examples[last].labels, classes)
 
 
 def _parts(messages: Iterable[Message]) -> Iterator[str | ImagePart]:
@@ -72,13 +66,15 @@ def _parts(messages: Iterable[Message]) -> Iterator[str | ImagePart]:
             yield from (message.content,) if isinstance(message.content, str) else message.content
 
 
-def _labels_after(parts: Sequence[str | ImagePart], place: int, pattern: re.Pattern[str]) -> tuple[str, ...]:
-    """Labels in the first line of the text after a picture, if that is a line of labels."""
-    text = parts[place + 1] if place + 1 < len(parts) else None
+def _example(parts: Sequence[str | ImagePart], place: int, pattern: re.Pattern[str]) -> Example:
+    """A picture with the labels in the first line of the text after it, if that is a line of labels."""
+    picture, text = parts[place], parts[place + 1] if place + 1 < len(parts) else None
+    assert isinstance(picture, ImagePart)
     if not isinstance(text, str):
-        return ()
+        return Example(picture, ())
     found = pattern.fullmatch(text.strip().partition("\n")[0].strip()[: 50 * MAX_LABEL])
-    return names(found[1].split(",")) if found else ()
+    line = found[1] or "" if found else ""
+    return Example(picture, names(line.split(",")), "".join(names([line])))
 
 
 def names(texts: Iterable[str]) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def nothing_known(word):
         (
             ["A photo of two dogs on grass.", "my DOG running in grass <PERSON>", "Dog-house.jpg www.x.y/dog.png"],
             ["dog", "grass"],
-        ),  # fmt: skip
+        ),
         (["a red car"], ["red", "car"]),  # none twice: the most frequent, and "a" is too short
         (["photo photo photo, dog"], ["dog"]),  # media words leave before words are counted
         (["the the dog"], ["object"]),  # parts of speech come after the count
