@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from runner.data.datasets.content import Content, Picture, dealt, some
+from runner.data.datasets.content import Content, Picture, dealt, quoted, some
 from runner.data.datasets.specs import SPLITS, Fractions, ImageFolderDataset, SourcesDataset, Split
 from runner.data.datasets.texts import caption_target, check_distinct, class_name
-from runner.data.sources import Source, open_source
+from runner.data.sources import NOTES, Source, open_source
 from runner.errors import DataError
 
 EMOJI = frozenset({"asset:google-emoji", "asset:fluent-3d"})
 """Sets whose captions are names as a whole (CLDR)."""
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """A picture with what is known of it; ``split`` is None where it is yet to be dealt out."""
 
     split: Split | None
@@ -32,7 +32,7 @@ class Deal(NamedTuple):
     seed: int
     classes: bool
 
-    def splits(self, found: list[_Found]) -> tuple[Split, ...]:
+    def splits(self, found: list[Found]) -> tuple[Split, ...]:
         """The splits that folders or sources stand for, else those with a share."""
         present = {item.split for item in found if item.split}
         return tuple(s for s in SPLITS if (s in present if present else getattr(self.fractions, s) > 0))
@@ -54,19 +54,25 @@ def read_image_folder(spec: ImageFolderDataset, title: str, seed: int) -> Conten
             hint="Sort all pictures into train, val and test, or none.",
         )
     placed, loose = _placed(uris, title, with_splits=bool(split_folders))
-    notes = [f"left out: {len(loose)} pictures outside of class folders, such as {loose[0]}"] if loose else []
-    notes += [f"left out: {counts}" for counts in [source.problems.counts()] if counts]
-    return _content(placed, [source], title, Deal(spec.fractions, seed, classes=False), notes)
+    notes = [f"left out: {len(loose)} pictures outside of class folders, such as {quoted(loose[0])}"] if loose else []
+    notes += _problems(source)
+    return assembled(placed, [source], title, Deal(spec.fractions, seed, classes=False), notes)
 
 
-def _placed(uris: list[str], title: str, *, with_splits: bool) -> tuple[list[_Found], list[str]]:
+def _problems(source: Source) -> list[str]:
+    """A note on what the source itself could not use."""
+    counts = {reason: count for reason, count in source.problems.counts().items() if reason not in NOTES}
+    return [f"left out of {source.source_id}: {counts}"] if counts else []
+
+
+def _placed(uris: list[str], title: str, *, with_splits: bool) -> tuple[list[Found], list[str]]:
     placed, loose = [], []
     for uri in uris:
         first, *rest = uri.split("/")
         split = next((s for s in SPLITS if with_splits and s == first), None)
         folders = [first, *rest][1:-1] if split else [first, *rest][:-1]
         if folders:
-            placed.append(_Found(split, title, uri, class_name(folders[0].replace("_", " "), f"{title}: {uri}")))
+            placed.append(Found(split, title, uri, class_name(folders[0].replace("_", " "), f"{title}: {uri}")))
         else:
             loose.append(uri)
     return placed, loose
@@ -74,20 +80,25 @@ def _placed(uris: list[str], title: str, *, with_splits: bool) -> tuple[list[_Fo
 
 def read_sources(spec: SourcesDataset, title: str, seed: int, *, check: bool) -> Content:
     """A dataset of image sources: classes are labels or names from captions, alphabetically."""
-    found: list[_Found] = []
+    found: list[Found] = []
     sources: list[Source] = []
     notes: list[str] = []
     for split, part in spec.parts().items():
         name = f"{title}:{split}" if split else title
         source = open_source(part.model_copy(update={"name": name}))
-        names = _captions(source, whole=part.plain().get("packaged") in EMOJI) if spec.target == "caption" else None
-        names = names or _labels(source, title, check=check)
-        found += [_Found(split, name, uri, text) for uri, text in names.items() if text is not None]
+        if spec.target == "caption":
+            names = _captions(source, whole=part.plain().get("packaged") in EMOJI)
+        else:
+            names = _labels(source, title, check=check)
+        found += [Found(split, name, uri, text) for uri, text in names.items() if text is not None]
         nameless = [uri for uri, text in names.items() if text is None]
         if nameless:
-            notes.append(f"left out: {len(nameless)} pictures of {name} without a {spec.target}, such as {nameless[0]}")
+            notes.append(
+                f"left out: {len(nameless)} pictures of {name} without a {spec.target}, such as {quoted(nameless[0])}"
+            )
+        notes += _problems(source)
         sources.append(source)
-    return _content(found, sources, title, Deal(spec.fractions, seed, classes=spec.disjoint == "target"), notes)
+    return assembled(found, sources, title, Deal(spec.fractions, seed, classes=spec.disjoint == "target"), notes)
 
 
 def _captions(source: Source, *, whole: bool) -> dict[str, str | None]:
@@ -111,7 +122,8 @@ def _label(label: str | None, title: str) -> str | None:
     return None if label is None else class_name(label.replace("_", " "), title)
 
 
-def _content(found: list[_Found], sources: list[Source], title: str, deal: Deal, notes: list[str]) -> Content:
+def assembled(found: list[Found], sources: list[Source], title: str, deal: Deal, notes: list[str]) -> Content:
+    """Classes in alphabetical order and pictures by split; raises ``DataError`` where no picture has a class."""
     check_distinct(title, sorted({item.name for item in found}))
     placed = list(_placed_in_splits(found, deal))
     classes = sorted({item.name for item, _ in placed})
@@ -132,7 +144,7 @@ def _content(found: list[_Found], sources: list[Source], title: str, deal: Deal,
     return Content(classes, pictures, sources, deal.splits(found), "; ".join(licences) or None, notes)
 
 
-def _placed_in_splits(found: list[_Found], deal: Deal) -> Iterator[tuple[_Found, Split]]:
+def _placed_in_splits(found: list[Found], deal: Deal) -> Iterator[tuple[Found, Split]]:
     """Each picture with its split.
 
     Where classes are dealt out, a picture of a source that stands for one split is used only if its class was dealt to
@@ -146,7 +158,7 @@ def _placed_in_splits(found: list[_Found], deal: Deal) -> Iterator[tuple[_Found,
             yield item, split
 
 
-def _restricted(deal: Deal, found: list[_Found]) -> Fractions:
+def _restricted(deal: Deal, found: list[Found]) -> Fractions:
     """The shares of the splits that can have pictures, made to add up to 1."""
     shares = {split: getattr(deal.fractions, split) for split in deal.splits(found)}
     total = sum(shares.values())

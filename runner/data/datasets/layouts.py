@@ -51,7 +51,7 @@ def read_known(name: KnownName, root: Path, source_id: str) -> Content:
     known = KNOWN[name]
     check_complete(name, root)
     pictures = _pictures(known, root)
-    rows, entries = _ROWS[known.class_key == "variant"](known, root, pictures)
+    rows, entries = _aircraft(pictures) if known.split_file is None else _public(known, root, known.split_file)
     texts = [target_text(known, row.name) for row in rows]
     check_distinct(name, texts, [row.name for row in rows])
     check_once(name, [(entry.split, entry.path) for entry in entries])
@@ -128,11 +128,10 @@ def _variant_file(split: Split) -> str:
 # --- which picture is of which class ----------------------------------------------------------------------------------
 
 
-def _public(known: Known, root: Path, pictures: Path) -> tuple[list[ClassRow], list[Entry]]:
-    assert known.split_file is not None
+def _public(known: Known, root: Path, split_file: str) -> tuple[list[ClassRow], list[Entry]]:
     table = (root / SPLIT_TABLE).exists()
-    rows, entries = _from_tables(known, root) if table else _from_coop(known, root / known.split_file)
-    name = SPLIT_TABLE if table else known.split_file
+    rows, entries = _from_tables(known, root) if table else _from_coop(known, root / split_file)
+    name = SPLIT_TABLE if table else split_file
     unused = [e.path for e in entries if e.path.partition("/")[0] in known.left_out]
     if unused:
         raise DataError(
@@ -163,15 +162,19 @@ def _from_tables(known: Known, root: Path) -> tuple[list[ClassRow], list[Entry]]
         )
         return rows, [Entry(split, _moved(known, path), place[labels[path]]) for split, path in listed]
     key = _KEYS[known.class_key]
-    by_key = {key_of_folder(known, row.folder): place for place, row in enumerate(rows)}
-    _require_folders(root, rows)
+    by_key = _class_keys(known, root / CLASS_TABLE, rows)
     _require(root / CLASS_TABLE, [p for _, p in listed if key(p) not in by_key], "are of a folder that is not in it")
     return rows, [Entry(split, _moved(known, path), by_key[key(path)]) for split, path in listed]
 
 
-def key_of_folder(known: Known, folder: str) -> str:
-    """What a folder of the class table is called by the pictures in it."""
-    return scene_of(folder) if known.class_key == "scene" else folder
+def _class_keys(known: Known, table: Path, rows: list[ClassRow]) -> dict[str, int]:
+    """Place of each class by what its pictures' paths call it."""
+    nameless = [row.name for row in rows if not row.folder]
+    if nameless:
+        raise DataError(f"{table}: the classes {some(nameless)} have no folder_name")
+    keys = [scene_of(row.folder) if known.class_key == "scene" else row.folder for row in rows]
+    check_distinct(str(table), keys, [row.folder for row in rows])
+    return {key: place for place, key in enumerate(keys)}
 
 
 _KEYS: dict[str, Callable[[str], str]] = {
@@ -192,13 +195,7 @@ def _require(table: Path, offenders: list[str], what: str) -> None:
         raise DataError(f"{table}: {len(offenders)} pictures of the split {what}: {some(offenders)}")
 
 
-def _require_folders(root: Path, rows: list[ClassRow]) -> None:
-    nameless = [row.name for row in rows if not row.folder]
-    if nameless:
-        raise DataError(f"{root / CLASS_TABLE}: the classes {some(nameless)} have no folder_name")
-
-
-def _aircraft(known: Known, root: Path, pictures: Path) -> tuple[list[ClassRow], list[Entry]]:
+def _aircraft(pictures: Path) -> tuple[list[ClassRow], list[Entry]]:
     """FGVC-Aircraft's own lists: a line is an image id, a space, and a variant that may hold spaces."""
     path = pictures / VARIANTS
     names = [class_name(line, str(path)) for line in _lines(path)]
@@ -218,9 +215,6 @@ def _aircraft(known: Known, root: Path, pictures: Path) -> tuple[list[ClassRow],
 
 def _lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
-
-
-_ROWS = {False: _public, True: _aircraft}
 
 
 # --- are the pictures there -------------------------------------------------------------------------------------------

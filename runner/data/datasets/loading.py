@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,9 +117,23 @@ def _first(pictures: list[Picture], count: int) -> list[Place]:
 
 def _thumbnails(sources: Sequence[Source], wanted: list[Place], warn: Callable[[str, str], None]) -> dict[Place, bytes]:
     found = {}
-    for place, data in read_pictures(sources, wanted):
+    for place, data in _read(sources, wanted, warn):
         try:
             found[place] = thumbnail(decode(data), THUMBNAIL_SIDE)
         except UnreadableImage as error:
             warn(str(error), place.uri)
     return found
+
+
+def _read(
+    sources: Sequence[Source], wanted: list[Place], warn: Callable[[str, str], None]
+) -> Iterator[tuple[Place, bytes]]:
+    """Bytes of the pictures that can be read; one that is gone costs no other."""
+    try:
+        yield from list(read_pictures(sources, wanted))
+    except DataError:
+        for place in wanted:
+            try:
+                yield from list(read_pictures(sources, [place]))
+            except DataError as error:
+                warn(error.message, place.uri)

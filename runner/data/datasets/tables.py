@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -135,7 +136,7 @@ def read_class_table(root: Path) -> list[ClassRow]:
         ("folder_name", [row.folder for row in rows if row.folder]),
         ("class_name", [row.name for row in rows]),
     ):
-        twice = sorted({value for value in values if values.count(value) > 1}) if len({*values}) < len(values) else []
+        twice = [value for value, count in Counter(values).items() if count > 1]
         if twice:
             raise DataError(f"{path}: {what} {some(twice)} stands more than once")
     if not rows:

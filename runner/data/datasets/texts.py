@@ -13,7 +13,7 @@ from runner.errors import DataError
 MAX_TEXT = 200
 """Characters of a target text: longer ones are no names."""
 
-_MISSING = frozenset({"", "nan", "null", "n/a", "na"})
+_MISSING = frozenset({"", "nan", "null", "n/a"})
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _END_OF_NAME = re.compile(r"[,;(\[{\u2014]|[.!?](?:\s|$)")
 _QUOTES = re.compile('["\u201c\u201d\u201e\u00ab\u00bb]')

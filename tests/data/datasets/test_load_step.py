@@ -125,6 +125,15 @@ def test_the_first_pictures_get_thumbnails_and_a_damaged_one_a_warning(tmp_path)
     assert message["item"].endswith("banded_0000.jpg") and "undecodable" in message["text"]
 
 
+def test_a_picture_that_is_gone_costs_no_other_thumbnail(tmp_path):
+    root = build(tmp_path / "dtd", "dtd")
+    (root / "dtd/images/banded/banded_0000.jpg").unlink()
+    made, ctx = run(tmp_path / "run", {"name": "dtd", "root": str(root)}, check_files=False)
+    assert sum(row["thumbnail"] is not None for row in made.images.to_pylist()) == 17
+    (message,) = ctx.journal.messages
+    assert message["item"] == "dtd/images/banded/banded_0000.jpg" and "cannot be read" in message["text"]
+
+
 def test_the_same_seed_draws_the_same_and_the_place_of_the_root_does_not_matter(tmp_path):
     roots = [build(tmp_path / place / "dtd", "dtd") for place in "ab"]
     draws = [

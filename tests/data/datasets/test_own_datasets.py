@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from runner.data.datasets.content import dealt
-from runner.data.datasets.folders import EMOJI, Deal, _content, _Found
+from runner.data.datasets.folders import EMOJI, Deal, Found, assembled
 from runner.data.datasets.loading import Options, load
 from runner.data.datasets.specs import DatasetSpec, DatasetSpecs, Fractions
 from runner.data.datasets.texts import caption_target
@@ -122,22 +122,25 @@ def test_shares_are_met_and_another_seed_is_another_split():
 @given(
     st.lists(st.tuples(st.sampled_from(["train", "test"]), st.integers(0, 30)), min_size=1, max_size=80),
     st.integers(0, 9),
+    st.booleans(),
 )
-def test_no_class_stands_in_two_splits_in_any_style(drawn, seed):
-    found = [_Found(split, split, f"{n}.png", f"class {name}") for n, (split, name) in enumerate(drawn)]
+def test_no_class_stands_in_two_splits_in_any_style(drawn, seed, own):
+    """``own``: each source stands for a split; else all are one and no picture is lost."""
+    found = [Found(split if own else None, split, f"{n}.png", f"class {name}") for n, (split, name) in enumerate(drawn)]
     deal = Deal(Fractions(train=0.5, val=0.2, test=0.3), seed, classes=True)
     try:
-        content = _content(found, [], "x", deal, [])
+        content = assembled(found, [], "x", deal, [])
     except DataError as error:
         assert "no labelled picture" in str(error)
         return
     homes = {}
     for picture in content.pictures:
         homes.setdefault(content.classes[picture.class_index], set()).add(picture.split)
-        assert picture.source_id == picture.split  # its own style
+        assert not own or picture.source_id == picture.split  # its own style
     assert all(len(splits) == 1 for splits in homes.values())
     assert set(homes) == set(content.classes)  # no class without pictures
     dropped = len(drawn) - len(content.pictures)
+    assert own or not dropped
     assert [f"{dropped} pictures" in note for note in content.notes] == ([True] if dropped else [])
 
 
@@ -206,6 +209,20 @@ def test_captions_of_a_folder_are_targets_and_pictures_without_one_are_counted(t
     found = loaded({"source": {"folder": root, "name": "foxes"}, "target": "caption", "fractions": ALL_TEST})
     assert [target for _, _, target in rows(found)] == ["red fox", "red fox"] and found.name == "foxes"
     assert "1 pictures of foxes without a caption" in found.content.notes[0]
+
+
+def test_what_a_source_cannot_use_is_said(tmp_path):
+    root = folders(tmp_path / "x", ["cat/1.jpg", "dog/1.jpg"])
+    (tmp_path / "x/cat/2.jpg").symlink_to(tmp_path / "x/nowhere.jpg")
+    found = loaded({"source": {"folder": root, "label_from_folder": True}, "as": "x", "fractions": ALL_TEST})
+    assert len(found.pictures) == 2 and found.content.notes == ["left out of x: {'broken_link': 1}"]
+
+
+def test_captions_are_asked_for_and_there_are_none(tmp_path):
+    root = folders(tmp_path / "x", ["cat/1.jpg"])
+    spec = {"source": {"folder": root, "label_from_folder": True}, "as": "x", "target": "caption"}
+    with pytest.raises(DataError, match="no labelled picture"):
+        loaded(spec)
 
 
 def test_a_source_without_labels_says_what_to_write(tmp_path):

@@ -201,6 +201,13 @@ def test_a_folder_that_is_absent_from_the_class_table(tmp_path):
     assert "6 pictures" in said and "Apply_Eye_Makeup" in said and "metadata.csv" in said
 
 
+def test_scenes_that_their_paths_call_the_same(tmp_path):
+    root = build(tmp_path, "sun397", form="tables")
+    rows = [(0, "a/apse/indoor", "x"), (1, "b/apse/indoor", "y"), (2, "a/airplane_cabin", "z")]
+    write_csv(root / "metadata.csv", "idx,folder_name,class_name", rows)
+    assert "'a/apse/indoor', 'b/apse/indoor'" in refusal("sun397", root)
+
+
 def test_a_variant_that_is_absent_from_the_list(tmp_path):
     root = build(tmp_path, "fgvc_aircraft")
     file = root / "fgvc-aircraft-2013b/data/images_variant_val.txt"
