@@ -73,6 +73,7 @@ def make_tiny_vlm(folder: Path, layout: str = "qwen2_vl", *, seed: int = 0) -> P
     model = _MODELS[layout](tokenizer, folder)
     _set_generation(model, tokenizer)
     model.save_pretrained(folder)
+    _name_weights_as_published(folder / "model.safetensors")
     _add_template_to_tokenizer_config(folder, tokenizer.chat_template)
     return folder
 
@@ -194,6 +195,18 @@ def _set_generation(model: Any, tokenizer: Any) -> None:
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.bos_token_id = None
+
+
+def _name_weights_as_published(path: Path) -> None:
+    """Published LLaVA weights have one more level in the names of the vision tower, and serving engines ask for it."""
+    from safetensors.torch import load_file, save_file
+
+    tower = "vision_tower."
+    named = {
+        n.replace(tower, f"{tower}vision_model.") if f"{tower}vision_model" not in n else n: w
+        for n, w in load_file(path).items()
+    }
+    save_file(named, path, {"format": "pt"})
 
 
 def _add_template_to_tokenizer_config(folder: Path, template: str) -> None:
