@@ -12,20 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runner.data.datasets.known import KNOWN
 from runner.nodes.openworld.chunks import comma_items
 
 PATTERN = "*_samples_*.jsonl"
 LINE_BYTES = 1 << 20
 PROBLEMS_NAMED = 10
 DEFAULT_PROMPT = "base"
-# The ten datasets of the protocol by group (OWC, CIRCLE).
-GROUPS = {
-    "prototypical": ("caltech101", "sun397"),
-    "non-prototypical": ("dtd", "eurosat", "ucf101"),
-    "fine-grained": ("flowers102", "food101", "oxford_pets"),
-    "very fine-grained": ("fgvc_aircraft", "stanford_cars"),
-}
-GROUP_OF = {dataset: group for group, datasets in GROUPS.items() for dataset in datasets}
 
 
 class Record(NamedTuple):
@@ -144,7 +137,7 @@ def longest(logs: Sequence[Log]) -> list[Choice]:
 
 def dataset_and_prompt(task: str) -> tuple[str, str]:
     """Split a task such as ``dtd_llava_cot`` at the dataset's key; a task of another dataset is its own, with prompt base."""
-    for dataset in GROUP_OF:
+    for dataset in KNOWN:
         if task == dataset:
             return dataset, DEFAULT_PROMPT
         if task.startswith(f"{dataset}_"):
@@ -171,10 +164,10 @@ def dataset_entries(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     classes: dict[str, set[str]] = {}
     for row in rows:
         classes.setdefault(row["dataset"], set()).add(row["target"])
-    return [
-        {
-            "dataset": dataset, "group": GROUP_OF.get(dataset), "classes": sorted(labels),
-            "domain_noun": None, "template": None, "licence": None,
-        }
-        for dataset, labels in sorted(classes.items())
-    ]  # fmt: skip
+    return [_entry(dataset, sorted(labels)) for dataset, labels in sorted(classes.items())]
+
+
+def _entry(dataset: str, classes: list[str]) -> dict[str, Any]:
+    known = KNOWN.get(dataset)
+    said = ("group", "domain_noun", "template", "licence")
+    return {"dataset": dataset, "classes": classes} | {name: getattr(known, name, None) for name in said}
