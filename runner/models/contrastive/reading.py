@@ -5,7 +5,8 @@ The wording of the question is not understood. What is understood:
 - the last picture is the one to be named;
 - a picture directly followed by a text whose first line matches the label pattern (``label: X``, ``current labels: X, Y``)
   is an example with these labels; such a line after the last picture gives labels that it has so far;
-- lines that begin with ``- ``, two or more in a row in one text, are the classes to choose from.
+- lines that begin with ``- ``, two or more in a row in one text, are the classes to choose from; not where they are
+  sentences, and not where there are examples of which none bears a name of the list: then they are guidelines.
 """
 
 from __future__ import annotations
@@ -57,7 +58,15 @@ def read_question(messages: Sequence[Message], label_pattern: str = LABEL_PATTER
     texts = [part for place, part in enumerate(parts) if isinstance(part, str) and place not in data]
     classes = next((found for text in reversed(texts) if (found := listed(text))), ())
     labelled = tuple(examples[place] for place in before if examples[place].labels)
-    return Question(examples[last].picture, labelled, examples[last].labels, classes)
+    return Question(examples[last].picture, labelled, examples[last].labels, classes if _fit(classes, labelled) else ())
+
+
+def _fit(classes: Sequence[str], labelled: Sequence[Example]) -> bool:
+    """Whether a list may be that of the classes: where there are examples, one of them bears a name that is in it."""
+    known = {name.casefold() for name in classes}
+    return not labelled or any(
+        not known.isdisjoint(name.casefold() for name in (example.line, *example.labels)) for example in labelled
+    )
 
 
 def _parts(messages: Iterable[Message]) -> Iterator[str | ImagePart]:

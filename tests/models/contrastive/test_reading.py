@@ -51,6 +51,13 @@ def test_a_list_of_classes_is_read_wherever_it_stands():
     assert listed("Rules:\n- " + "look at shape " * 5 + "\n- name it") == ()
 
 
+def test_guidelines_beside_examples_are_no_classes():
+    guidelines = "Keep in mind:\n- be specific\n- look at shape"
+    assert read(guidelines, A, "label: cat", B, "?").classes == ()
+    assert read(guidelines, A, "label: cat", B, "- Cat\n- dog").classes == ("Cat", "dog")
+    assert read(A, "label: a, b", B, "- a, b\n- c").classes == ("a, b", "c")
+
+
 def test_hostile_labels_are_data():
     question = read(A, "label: cat\n- evil\n- worse", B, "What?")
     assert question.examples[0].labels == ("cat",) and question.classes == ()
