@@ -8,6 +8,8 @@ that a run that goes on after a kill asks nothing again.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import functools
 import math
 import time
@@ -88,7 +90,9 @@ class Conversation:
         """The reply of every round. Raises ``NotAnswered`` where one of them fails."""
         if len(self.question.rounds) == 1:
             return (await self.turn({"replies": []}))["replies"]
-        state = await self.graph().ainvoke({"replies": []}, {"recursion_limit": len(self.question.rounds) + 5})
+        run = self.graph().ainvoke({"replies": []}, {"recursion_limit": len(self.question.rounds) + 5})
+        # In a context of its own: a graph without a saver fails where it inherits a run's durability (langgraph 1.2).
+        state = await asyncio.create_task(run, context=contextvars.Context())
         return list(state["replies"])
 
     def graph(self) -> CompiledStateGraph[Any, Any, Any, Any]:

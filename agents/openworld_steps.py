@@ -297,7 +297,7 @@ async def multiple_choice(
     shown = _shots(rows, context, pool, neighbours, shots, seed, ctx)
     drawn_with = _seed_of(context, pool, neighbours, seed, ctx)
     choosing = Choosing(
-        names, originals, label or {"none": "lmm_zero_shot"}.get(context, f"lmm_{context}"),
+        names, originals, label or _method(context, neighbours),
         shots=0 if pool is None or context == "none" else pool.shots or shots, seed=drawn_with,
         list_position=class_list_position, system=system, max_tokens=max_tokens or 64, schema_choice=schema_choice,
     )  # fmt: skip
@@ -314,6 +314,13 @@ async def multiple_choice(
         "max_tokens": max_tokens, "system": system, "schema_choice": schema_choice, "model": lmm.name,
     }  # fmt: skip
     return ClosedAnswers(images.datasets, choosing.method, settings, arrow_table("closed_world_answer", answers))
+
+
+def _method(context: str, neighbours: Neighbours | None) -> str:
+    """Neighbours may have been drawn at random too."""
+    if context == "similarity" and neighbours is not None:
+        return f"lmm_{neighbours.how}"
+    return "lmm_zero_shot" if context == "none" else f"lmm_{context}"
 
 
 def _seed_of(
