@@ -1,4 +1,4 @@
-"""Forest plots as inline SVG: a point and its 95 % interval for each value, one band for each attribute.
+"""Plots as inline SVG: points with their 95 % intervals, one band for each attribute or one line a method; lines of a search.
 
 Drawn by Altair and vl-convert with the data inside and no network. Colours are CSS variables, so that the page's light,
 dark and print styles reach into the picture; shapes repeat what colours say.
@@ -96,25 +96,8 @@ def _forest(
     axis = alt.Axis(
         labelExpr=label, values=ticks or alt.Undefined, tickCount=5, labelFlush=False, title=None, grid=True
     )
-    x = alt.X("value:Q", scale=alt.Scale(domain=list(domain), nice=False), axis=axis)
-    y = alt.Y(
-        "name:N",
-        sort=None,
-        axis=alt.Axis(title=None, labelLimit=LABELS, minExtent=LABELS, maxExtent=LABELS, ticks=False, domain=False),
-    )
-    colour = alt.Color("verdict:N", scale=alt.Scale(domain=list(COLOURS), range=list(COLOURS.values())), legend=None)
-    shape = alt.Shape("verdict:N", scale=alt.Scale(domain=list(SHAPES), range=list(SHAPES.values())), legend=None)
     data = alt.InlineData(values=rows)
-    base = alt.Chart(data).encode(y=y)
-    layers = [
-        base.mark_rule(strokeWidth=2.5, strokeCap="round", opacity=0.55).encode(
-            x=alt.X("low:Q", axis=axis, scale=alt.Scale(domain=list(domain), nice=False)), x2="high:Q", color=colour
-        ),
-        base.mark_point(filled=True, size=75, opacity=1).encode(x=x, color=colour, shape=shape),
-        base.mark_text(align="left", dx=8, fontSize=11).encode(
-            x=alt.value(WIDTH), text="text:N", color=alt.value("var(--muted)")
-        ),
-    ]
+    layers = _marks(data, axis, domain, LABELS)
     if reference is not None:
         line = alt.Chart(data).transform_aggregate(groups="count()", groupby=["attribute"])
         layers.insert(0, line.mark_rule(strokeDash=[3, 3], stroke="var(--muted)").encode(x=alt.datum(reference)))
@@ -127,6 +110,73 @@ def _forest(
         row=alt.Row("attribute:N", sort=list(dict.fromkeys(r["attribute"] for r in rows)), header=header), spacing=14
     )
     return _svg(faceted.resolve_scale(y="independent").resolve_axis(x="independent"))
+
+
+def _marks(data: Any, axis: Any, domain: tuple[float, float], labels: int) -> list[Any]:
+    """Interval, point and number of each row with name, value, low, high, text and verdict; ``labels``: room for names."""
+    import altair as alt
+
+    scale = alt.Scale(domain=list(domain), nice=False)
+    names = alt.Axis(title=None, labelLimit=labels, minExtent=labels, maxExtent=labels, ticks=False, domain=False)
+    colour = alt.Color("verdict:N", scale=alt.Scale(domain=list(COLOURS), range=list(COLOURS.values())), legend=None)
+    shape = alt.Shape("verdict:N", scale=alt.Scale(domain=list(SHAPES), range=list(SHAPES.values())), legend=None)
+    base = alt.Chart(data).encode(y=alt.Y("name:N", sort=None, axis=names))
+    rule = base.mark_rule(strokeWidth=2.5, strokeCap="round", opacity=0.55)
+    point = base.mark_point(filled=True, size=75, opacity=1)
+    text = base.mark_text(align="left", dx=8, fontSize=11)
+    return [
+        rule.encode(x=alt.X("low:Q", axis=axis, scale=scale), x2="high:Q", color=colour),
+        point.encode(x=alt.X("value:Q", axis=axis, scale=scale), color=colour, shape=shape),
+        text.encode(x=alt.value(WIDTH), text="text:N", color=alt.value("var(--muted)")),
+    ]
+
+
+def dot_chart(cells: Sequence[tuple[str, Mapping[str, Any], bool]]) -> Markup:
+    """One line a method: (name, its value with low and high, whether it is the highest), from 0 or below to 100."""
+    import altair as alt
+
+    names = _names([name for name, _, _ in cells])
+    rows = [
+        {"name": short, "value": c["value"], "low": c["low"], "high": c["high"], "text": f"{100 * c['value']:.1f}",
+         "verdict": "favoured" if best else "no_evidence"}
+        for short, (_, c, best) in zip(names, cells, strict=True)
+    ]  # fmt: skip
+    lowest = min(0.0, *(r[k] for r in rows for k in ("value", "low") if r[k] is not None))
+    axis = alt.Axis(labelExpr="format(100 * datum.value, '.0f')", tickCount=5, title=None, grid=True)
+    layers = _marks(alt.InlineData(values=rows), axis, (lowest, 1.0), 2 * LABELS)
+    return _svg(alt.layer(*layers).properties(width=WIDTH, height=alt.Step(24)))
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    """Names cut to what fits beside a chart of lines; a name that comes twice, or looks so, is numbered."""
+    used: set[str] = set()
+    found = []
+    for name in names:
+        cut = " ".join(clean(name, 44).split()) or "(blank)"
+        number = next(i for i in range(1, len(names) + 1) if (cut if i == 1 else f"{cut} ({i})") not in used)
+        found.append(cut if number == 1 else f"{cut} ({number})")
+        used.add(found[-1])
+    return found
+
+
+def search_chart(points: Rows, chosen: Rows, x: str) -> Markup:
+    """The best validation accuracy for each value of one parameter (``x``), and the pair that was taken."""
+    import altair as alt
+
+    values = [{"x": p[x], "y": p["val_accuracy"]} for p in points]
+    marks = [{"x": p[x], "y": p["val_accuracy"]} for p in chosen]
+    horizontal = alt.X("x:Q", axis=alt.Axis(title=None, tickCount=5, grid=False))
+    reach = [p["y"] for p in (*values, *marks)]
+    room = max(0.01, 0.1 * (max(reach) - min(reach)))
+    vertical = alt.Y(
+        "y:Q",
+        axis=alt.Axis(title=None, tickCount=4, format=".0%"),
+        scale=alt.Scale(domain=[max(0.0, min(reach) - room), min(1.0, max(reach) + room)], nice=False),
+    )
+    line = alt.Chart(alt.InlineData(values=values)).mark_line(stroke="var(--muted)", strokeWidth=1.5)
+    point = alt.Chart(alt.InlineData(values=marks)).mark_point(filled=True, size=75, opacity=1, color="var(--good)")
+    layers = [line.encode(x=horizontal, y=vertical), point.encode(x=horizontal, y=vertical)]
+    return _svg(alt.layer(*layers).properties(width=WIDTH, height=90))
 
 
 def _svg(chart: Any) -> Markup:

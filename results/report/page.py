@@ -27,6 +27,10 @@ SECTION_MODULES = (
     "results.report.sections.comparison",
     "results.report.sections.c2b",
     "results.report.sections.faces",
+    "results.report.sections.openworld",
+    "results.report.sections.circle",
+    "results.report.sections.closed_world",
+    "results.report.sections.datasets",
     "results.report.sections.tables",
     "results.report.sections.run",
 )

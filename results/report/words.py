@@ -77,6 +77,19 @@ def percent_interval(low: float | None, high: float | None) -> str:
     return NOTHING if low is None or high is None else f"{100 * low:.0f}{DASH}{100 * high:.0f}{NARROW}%"
 
 
+def score(value: float | None) -> str:
+    """``61.3``: a share or cosine times 100, as the papers print scores."""
+    return NOTHING if value is None else f"{100 * value:.1f}".replace("-", MINUS)
+
+
+def score_interval(low: float | None, high: float | None) -> str:
+    """``51.2–70.1``."""
+    if low is None or high is None:
+        return NOTHING
+    between = " to " if low < 0 else DASH
+    return f"{score(low)}{between}{score(high)}"
+
+
 def points(difference: float | None) -> str:
     """``+12`` or ``−23``: percentage points."""
     return NOTHING if difference is None else _signed(difference)
@@ -158,7 +171,7 @@ def cell(value: Any) -> Markup:
 FILTERS = {
     f.__name__: f
     for f in (
-        clean, named, listed, percent, percent_interval, points, points_interval, size_of, p_value, whole, duration, moment,
+        clean, named, listed, percent, percent_interval, score, score_interval, points, points_interval, size_of, p_value, whole, duration, moment,
         plural, unpacked, cell,
     )
 }  # fmt: skip

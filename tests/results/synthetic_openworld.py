@@ -226,7 +226,8 @@ def _cells(t, key, dataset, scores):
 
 
 def _judged(t, scores):
-    pairs = {(s["target"], s["prediction"]): s for s in scores if s["prediction"] is not None}
+    last = sorted(scores, key=lambda s: s["llama_inclusion"] is None)  # what is unscored once is unscored
+    pairs = {(s["target"], s["prediction"]): s for s in last if s["prediction"] is not None}
     judgements = [
         {"reference": target, "answer": answer, "judge": t("llama-3b"), "reply": s["judge_reply"], "verdict": s["llama_inclusion"],
          "attempts": 1, "failure": None if s["llama_inclusion"] is not None else t("neither 0 nor 1")}
