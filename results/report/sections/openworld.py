@@ -83,6 +83,7 @@ ORDER BY dataset, place, method, model, detail, seed, variant
 class Found:
     """All rows of a run's free-text answers."""
 
+    answers: list[Row]
     scores: list[Row]
     items: list[Row]
     errors: list[Row]
@@ -91,7 +92,6 @@ class Found:
     judged: list[Row]
     unscored: list[Row]
     small: list[Row]
-    answers: list[Row]
 
 
 def collect(read: Reader, request: Request) -> Found | None:
@@ -99,7 +99,7 @@ def collect(read: Reader, request: Request) -> Found | None:
     of_run = {"run": request.run_id}
     queries = (SCORES, ITEMS, ERRORS, ELO, AGREEMENT, JUDGED, UNSCORED, SMALL)
     answers = read(ANSWERS, {**of_run, "most": request.examples}).to_pylist()
-    found = Found(*(read(sql, of_run).to_pylist() for sql in queries), answers=answers)
+    found = Found(answers, *(read(sql, of_run).to_pylist() for sql in queries))
     return found if found.scores or found.answers or found.elo or found.agreement or found.judged else None
 
 
