@@ -74,6 +74,21 @@ async def test_other_refusals_are_quoted(make_client: Any, ctx: Any) -> None:
         assert advice in str(refused.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("said", "kind", "advice"),
+    [
+        ("tiny: At most 4 image(s) may be provided in one prompt. (parameter=image)", ModelRefused, '{"image": 5}'),
+        ("tiny: tiny is not a multimodal model", ModelRefused, "takes pictures"),
+        ("context too long: 900 tokens and a reply of 16, tiny holds 512", ModelRefused, "fewer"),
+        ("no answer from http://127.0.0.1:1/v1: ConnectError", EndpointError, "is the server up"),
+    ],
+)
+def test_models_in_this_process_have_no_status(said: str, kind: type[Exception], advice: str) -> None:
+    """As vLLM's engine, the transformers backend and a dead server put it."""
+    error = probing.judged(EndpointError(said, scope="item"), "tiny", 5)
+    assert type(error) is kind and advice in str(error.hint) and said in error.message
+
+
 async def test_passing_faults_are_sat_out(make_client: Any, ctx: Any) -> None:
     with serving(script=("http_500", "rate_limit", "reset", "cut_body")) as server:
         assert (await make_client(server.base_url).check_images(2, ctx)).count == 2

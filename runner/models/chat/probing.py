@@ -29,6 +29,7 @@ INTERLEAVE_HINT = (
 _PURPOSE = "probe"
 _MAX_TOKENS = 16
 _TOO_LONG = re.compile(r"context|too long|too many tokens|max_model_len|token limit", re.IGNORECASE)
+_LIMIT = re.compile(r"at most \d+ image|too many images", re.IGNORECASE)
 _TOO_MANY = re.compile(
     r"at most|too many|exceed|limit|maximum|multiple images|only one image|single image", re.IGNORECASE
 )
@@ -91,7 +92,7 @@ async def accepts(model: ChatModel, count: int, ctx: StepContext) -> None:
     except EndpointError as error:
         if error.scope == "run":
             raise
-        raise _judged(error, model.name, count) from error
+        raise judged(error, model.name, count) from error
 
 
 async def keeps_order(model: ChatModel, ctx: StepContext) -> bool | None:
@@ -113,16 +114,17 @@ def judged_order(answer: dict[str, str]) -> bool | None:
     return False if moved else None
 
 
-def _judged(error: EndpointError, name: str, count: int) -> ModelRefused | EndpointError:
-    """What a failed question with pictures says about the model."""
+def judged(error: EndpointError, name: str, count: int) -> ModelRefused | EndpointError:
+    """What a failed question with ``count`` pictures says about the model ``name``."""
     said = error.message
     if refuses_any_image(said):
         return text_only(name, said)
-    is_refusal = error.status is not None and 400 <= error.status < 500 and error.status not in (408, 409, 425, 429)
+    # A model in this process has no status; a server's 408, 409, 425 and 429 pass.
+    refused = error.status is not None and 400 <= error.status < 500 and error.status not in (408, 409, 425, 429)
     what = f"{name} does not take a message with {count} pictures: {said}"
     if _TOO_LONG.search(said):
         return ModelRefused(what, hint="use fewer or smaller pictures, or a longer context (vLLM: --max-model-len)")
-    if is_refusal:
+    if refused or _LIMIT.search(said):
         return ModelRefused(what, hint=_more_pictures(count) if _TOO_MANY.search(said) else _either(count))
     return EndpointError(
         f"it cannot be found out whether {name} takes pictures: {said}", scope="run", status=error.status,
@@ -131,7 +133,7 @@ def _judged(error: EndpointError, name: str, count: int) -> ModelRefused | Endpo
 
 
 def _more_pictures(count: int) -> str:
-    return f"use fewer pictures, or start vLLM with --limit-mm-per-prompt '{{\"image\": {count}}}'"
+    return f"use fewer pictures, or start vLLM with --limit-mm-per-prompt '{{\"image\": {count}}}' (provider vllm: images_per_prompt)"
 
 
 def _either(count: int) -> str:
