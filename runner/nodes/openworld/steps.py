@@ -85,8 +85,8 @@ def score(
     from results.tables import arrow_table
     from runner.nodes.openworld.chunks import open_chunker
     from runner.nodes.openworld.inputs import answer_rows, cached_encoder, groups_of, judged_of
-    from runner.nodes.openworld.scoring import CATEGORIES, QUADRANTS, score_answers
-    from runner.nodes.openworld.summaries import cell_rows, summary_rows
+    from runner.nodes.openworld.scoring import score_answers
+    from runner.nodes.openworld.summaries import summary_rows
 
     rows = answer_rows(answers)
     members = groups_of(answers, groups)
@@ -103,8 +103,6 @@ def score(
     summary = summary_rows(
         rows, scores.values, scores.unscored, members, draws=bootstrap, seed=seed, labels=labels, say=ctx.warn
     )
-    failed = cell_rows(scores.rows, "quadrant", "error_cell", [named[q] for q in QUADRANTS], threshold)
-    failed += cell_rows(scores.rows, "six_way", "six_way", CATEGORIES, None)
     settings = labels | {
         "encoder_identity": sentences.identity, "chunker_version": cutter.version, "threshold": threshold,
         "judge_parse": None if judgements is None else judgements.parse, "bootstrap": bootstrap, "seed": seed,
@@ -112,8 +110,16 @@ def score(
     }  # fmt: skip
     return OpenScores(
         settings, arrow_table("owc_score", scores.rows), arrow_table("owc_concept", scores.concepts),
-        arrow_table("owc_summary", summary), arrow_table("owc_error_cell", failed),
+        arrow_table("owc_summary", summary), arrow_table("owc_error_cell", _cell_rows(scores.rows, named, threshold)),
     )  # fmt: skip
+
+
+def _cell_rows(rows: list[dict[str, Any]], cells: dict[str, str], threshold: float) -> list[dict[str, Any]]:
+    from runner.nodes.openworld.scoring import CATEGORIES, QUADRANTS
+    from runner.nodes.openworld.summaries import cell_rows
+
+    quadrants = cell_rows(rows, "quadrant", "error_cell", [cells[name] for name in QUADRANTS], threshold)
+    return quadrants + cell_rows(rows, "six_way", "six_way", CATEGORIES, None)
 
 
 @step("owc.games", version="1", tags=SEEDLESS)
