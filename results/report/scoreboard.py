@@ -66,7 +66,7 @@ def board(rows: Iterable[Row]) -> Board:
         about = row["method"], row["model"], row["detail"], row["step"]
         line = found.setdefault((*about, row["setting"]), Line(*about, [row["setting"]]))
         line.cells[row["level"], row["name"]] = {name: row[name] for name in SHOWN}
-    lines = _merged(found.values())
+    lines = sorted(_merged(found.values()), key=lambda line: (line.method, line.model, line.detail or ""))
     columns = _columns({column for line in lines for column in line.cells})
     steps = len({line.step for line in lines}) > 1
     return Board(columns, lines, _best(lines, columns), len({line.settings[0] for line in found.values()}) > 1, steps)

@@ -4,10 +4,10 @@ WITH counted AS (
     FROM owc_error_cell
 )
 SELECT run_id, variant, setting, step, method, model, prompt_key, dataset, taxonomy, cell, n, scored::BIGINT AS scored, share,
-       CASE WHEN scored > 0 THEN greatest(0, (share + 1.9208 / scored - 1.96 * sqrt(share * (1 - share) / scored + 0.9604 / scored ** 2))
-           / (1 + 3.8416 / scored)) END AS low,
-       CASE WHEN scored > 0 THEN least(1, (share + 1.9208 / scored + 1.96 * sqrt(share * (1 - share) / scored + 0.9604 / scored ** 2))
-           / (1 + 3.8416 / scored)) END AS high,
+       CASE WHEN scored > 0 THEN greatest(0, (share + 1.9207294 / scored - 1.959964 * sqrt(share * (1 - share) / scored + 0.9603647 / scored ** 2))
+           / (1 + 3.8414589 / scored)) END AS low,
+       CASE WHEN scored > 0 THEN least(1, (share + 1.9207294 / scored + 1.959964 * sqrt(share * (1 - share) / scored + 0.9603647 / scored ** 2))
+           / (1 + 3.8414589 / scored)) END AS high,
        threshold
 FROM counted
 LEFT JOIN variant_settings USING (run_id, variant)
