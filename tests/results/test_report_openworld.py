@@ -14,7 +14,8 @@ from results.report import render
 from results.report.page import sections
 from results.report.scoreboard import board
 from results.report.sections.circle import change_interval
-from results.report.sections.openworld import TABLES, leniency
+from results.report.sections.openworld import TABLES, _of_metric, leniency
+from results.report.words import score
 from results.store import ResultsStore
 from results.tables import step_tables
 
@@ -155,6 +156,12 @@ def test_what_a_judge_accepts_of_good_and_bad():
     counts = {"true_positive": 14, "false_negative": 1, "false_positive": 3, "true_negative": 12}
     assert leniency(counts) == {"accepts_bad": pytest.approx(0.2), "accepts_good": pytest.approx(14 / 15)}
     assert leniency(dict.fromkeys(counts, 0)) == {"accepts_bad": None, "accepts_good": None}
+
+
+def test_counts_are_not_shown_times_hundred():
+    rows_ = [{**line("a", 2.5), "metric": "n_items"}, {**line("b", 0.5), "metric": "bcs"}]
+    shown = {m: _of_metric(rows_, m).lines[0].cells["dataset", "dtd"]["value"] for m in ("n_items", "bcs")}
+    assert {m: score(value) for m, value in shown.items()} == {"n_items": "2.5", "bcs": "50.0"}
 
 
 def test_every_table_of_the_methods_is_spoken_for():

@@ -26,6 +26,7 @@ METRICS = {
     "bcs": ("Best concept similarity (bCS)", "The same closeness for the best phrase of the answer. One good guess in a long list is enough."),
     "mcs": ("Median concept similarity (mCS)", "The same closeness for the middle phrase of the answer. Long lists of guesses lose here; short consistent answers win."),
 }  # fmt: skip
+COUNTS = {"n_items": "Items in an answer", "n_concepts": "Concepts in an answer"}
 MAIN = ("llama_inclusion", "bcs", "text_inclusion")
 MOST_LINES = 40
 MOST_CHARTS = 16
@@ -126,7 +127,13 @@ def _parts(found: Found) -> Iterator[Part]:
 
 
 def _of_metric(rows: Iterable[Row], metric: str) -> Board:
-    return board(row for row in rows if row["metric"] == metric)
+    """The board of one metric; counts are divided by the hundred that scores are shown times."""
+    own = (row for row in rows if row["metric"] == metric)
+    return board(map(_hundredth, own) if metric in COUNTS else own)
+
+
+def _hundredth(row: Row) -> Row:
+    return {**row, **{k: None if row[k] is None else row[k] / 100 for k in ("value", "low", "high", "sd")}}
 
 
 def _scores(found: Found) -> Part:
@@ -139,7 +146,9 @@ def _scores(found: Found) -> Part:
     others = sorted(known - METRICS.keys())
     variables = {
         "blocks": blocks,
-        "others": [{"metric": metric, "board": _of_metric(found.scores, metric)} for metric in others],
+        "others": [
+            {"metric": COUNTS.get(metric, metric), "board": _of_metric(found.scores, metric)} for metric in others
+        ],
         "items_text": lambda line: _rounded(lengths.get((*line.who, line.step, line.settings[0]))),
         "means": {name: sorted({r[name] for r in found.scores if r[name]}) for name in ("judge", "chunker", "encoder")},
         "unjudged": "llama_inclusion" not in known,
