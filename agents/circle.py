@@ -157,7 +157,7 @@ class Circle:
         """Places of the pictures that are to be labelled."""
         return [place for place, picture in enumerate(self.context) if not picture.history]
 
-    def _next(self, state: CircleState) -> Any:
+    async def _next(self, state: CircleState) -> Any:
         """A branch for each picture of the next round, in the order of sending; or the answers."""
         from langgraph.types import Send
 
@@ -175,6 +175,8 @@ class Circle:
     def _orders(self, histories: Sequence[Sequence[str]]) -> list[tuple[int, list[int]]]:
         """Targets with their examples, among the pictures that have a label."""
         live = [place for place, history in enumerate(histories) if history]
+        if not live:
+            return []
         order = refinement_order if self.plan.order == "prefix_tree" else fixed_order
         listed = [(live[target], [live[i] for i in examples]) for target, examples in order(len(live))]
         return [(target, examples) for target, examples in listed if target in self._targets]
@@ -207,7 +209,7 @@ class Circle:
     def _shown(self, place: int, history: Sequence[str]) -> Shown:
         return Shown(self.context[place].picture, joined_labels(history))
 
-    def _settle(self, state: CircleState) -> Row:
+    async def _settle(self, state: CircleState) -> Row:
         """The barrier: all labels of a round change at once."""
         round_, histories = state["round"], [list(history) for history in state["histories"]]
         said = sorted((s for s in state["said"] if s["round"] == round_), key=lambda s: s["slot"])

@@ -2,11 +2,14 @@
 
 import pytest
 from circle_server import Watch, make_dataset, number, reply_to
+from fault_server import serving
 from openworld_material import model, rows_of
 
 from agents.circle_steps import classify
 from runner.context import local_context
 from runner.errors import EndpointError, StepError
+from runner.models.chat.providers import OpenAI
+from runner.models.registry import Services
 
 FAULTS = (
     "rate_limit",
@@ -40,9 +43,8 @@ async def test_a_server_that_fails_a_third_of_the_time_gives_the_same_rows(tmp_p
     calm, _, _ = await run(tmp_path, Watch(), cache="a")
     rough, ctx, sent = await run(tmp_path, Watch(), cache="b", server={"rate": 0.3, "faults": FAULTS, "seed": 4})
     assert sent.requests > 20 and sum(sent.seen[fault] for fault in FAULTS) > 3
-    if not ctx.failures:
-        return same(calm, rough)
-    raise AssertionError(ctx.failures)
+    assert ctx.failures == []
+    same(calm, rough)
 
 
 async def test_faults_that_patience_does_not_outlast_are_recorded_row_by_row(tmp_path):
@@ -56,6 +58,19 @@ async def test_faults_that_patience_does_not_outlast_are_recorded_row_by_row(tmp
     assert lost and len(ctx.failures) == len(lost)
     assert sum(row["flag"] == "failed" for row in labels) == sum(call["kind"] != "query" for call in lost)
     assert sum(row["failure"] is not None for row in rows) == sum(call["kind"] == "query" for call in lost)
+
+
+async def test_questions_that_are_never_answered_are_asked_again(tmp_path):
+    script = ("hang", "ok", "hang")
+    images, watch = make_dataset(tmp_path / "data"), Watch()
+    with serving(answer=watch, script=script) as sent:
+        config = OpenAI(model="scripted", base_url=sent.base_url, timeout=0.5, deadline=20, max_retries=4)
+        lmm = config.load(Services(cache=tmp_path / "cache"))
+        ctx = local_context(tmp_path / "step")
+        answers = await classify(ctx, lmm=lmm, images=images, shots=2, rounds=1, probe=False)
+        lmm.close()
+    assert sent.seen["hang"] == 2 and ctx.failures == [] and len(watch.questions) == 8
+    assert None not in answers.answers["prediction"].to_pylist()
 
 
 async def test_replaying_asks_nothing_and_gives_identical_tables(tmp_path):
