@@ -116,7 +116,7 @@ async def test_a_picture_that_cannot_be_read_is_a_failure_and_no_example(tmp_pat
 
 async def test_faults_leave_every_row(tmp_path):
     server = {"rate": 0.3, "faults": ("http_400", "http_500", "reset"), "seed": 1}
-    answers, ctx, _ = await run(tmp_path, server=server)
+    answers, _, ctx = await run(tmp_path, server=server)
     rows = answers.answers.to_pylist()
     assert len(rows) == N and all((r["prediction"] is None) == (r["failure"] is not None) for r in rows)
     assert len(ctx.failures) == sum(call["failure"] is not None for call in answers.calls.to_pylist()) > 0
