@@ -8,6 +8,7 @@ import pytest
 from circle_server import Question, Watch, make_dataset, number, parts_of, reply_to
 from openworld_material import model, rows_of
 
+from agents.circle import blocks_to_prefill, refinement_order
 from agents.circle_prompts import template_names
 from agents.circle_steps import WRAP, classify
 from agents.openworld_prompts import base_question
@@ -166,6 +167,30 @@ async def test_a_prefix_tree_shows_the_same_examples_in_another_order(tmp_path):
     examples = [{q.target: sorted(q.examples) for q in watch.of("refine")} for watch in (fixed, tree)]
     orders = [{q.target: q.examples for q in watch.of("refine")} for watch in (fixed, tree)]
     assert examples[0] == examples[1] and orders[0] != orders[1]
+
+
+async def test_sixteen_pictures_cost_eighty_blocks_by_the_tree(tmp_path):
+    """Counted from what the server got: 256 blocks a round, 151 distinct beginnings in the fixed order, 80 by the tree."""
+    images = make_dataset(tmp_path / "data", train=16, test=1)
+    settings = {"images": images, "shots": 16, "rounds": 2}
+    counts = {}
+    for order in ("fixed", "prefix_tree"):
+        _, watch, _ = await run(tmp_path, cache=order, context_order=order, **settings)
+        for round_ in (1, 2):
+            sent = [q.blocks() for q in watch.of("refine") if q.round == round_]
+            counts[order, round_] = (sum(map(len, sent)), blocks_to_prefill(sent))
+    assert counts["fixed", 1] == counts["fixed", 2] == (256, 151)
+    assert counts["prefix_tree", 1] == counts["prefix_tree", 2] == (256, 80)
+
+
+async def test_prompts_of_the_tree_are_sent_in_its_order(tmp_path):
+    images = make_dataset(tmp_path / "data", train=8, test=1)
+    answers, watch, _ = await run(
+        tmp_path, images=images, shots=8, rounds=1, context_order="prefix_tree", concurrency=1
+    )
+    context = context_of(answers)
+    sent = [(context.index(q.target), tuple(context.index(p) for p, _ in q.examples)) for q in watch.of("refine")]
+    assert sent == refinement_order(8)
 
 
 async def test_random_labels_are_the_true_ones_and_pseudo_asks_the_plain_question(tmp_path):
