@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from synthetic_audit import RUN, audit
+from synthetic_openworld import experiment
 
 from results import database
 from results.store import ResultsStore
@@ -289,6 +290,7 @@ def test_every_view_runs(store, filled):
     store.create()
     if filled:
         audit(evidence=True).store(store)
+        experiment(run_id="experiment").store(store)
     for view in database.views():
         rows = store.query(f"SELECT * FROM {view.name}").num_rows
         assert (rows > 0) == filled, view.name
