@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -24,7 +25,12 @@ def prompt_hash(messages: Sequence[Message]) -> str:
 
 
 def _hashed(part: str | ImagePart) -> Any:
-    return part if isinstance(part, str) else {"image": hashlib.sha256(part.data).hexdigest()}
+    return part if isinstance(part, str) else {"image": _sha256(part.data)}
+
+
+@functools.lru_cache(maxsize=128)  # context pictures come with every query
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def count_pictures(messages: Sequence[Message]) -> int:
