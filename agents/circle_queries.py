@@ -62,6 +62,7 @@ class Queries:
             while rest and not any(one["call"] for one in said):
                 self.talk.ctx.check()
                 said.append(await work(rest.pop(0)))  # alone: the server reads the context once, then keeps it
+                self.talk.ctx.advance("answers", 1)
             said += await in_chunks(rest, work, self.talk.ctx, unit="answers", chunk=_MANY, total=False)
         return said
 

@@ -60,7 +60,9 @@ class Run:
         await self._check_model(shots + 1)
         random_labels = self.plan.method == "random_labels"
         build = 0 if random_labels else calls_of(shots, self.plan.refinements, 0)
-        self.ctx.advance("calls", 0, len(drawn) * build + len(self.asked.seeds) * len(asked))
+        answers = len(self.asked.seeds) * len(asked)
+        self.ctx.advance("calls", 0, len(drawn) * build + answers)
+        self.ctx.advance("answers", 0, answers)
         gathered, losses, runs = Gathered(), Losses(self.ctx, "calls"), []
         for (name, seed), found in drawn.items():
             context = [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from agents.openworld_steps import Label, Limit, Probe, Sent, Side, Split, System
+from agents.openworld_steps import Label, Limit, Probe, Sent, Split, System
 from runner.artifacts import CircleAnswers, Datasets
 from runner.context import StepContext
 from runner.errors import StepError
@@ -22,6 +22,13 @@ WRAP = "What the photo shows is one of these: {}"
 
 Rounds = Annotated[int, Field(ge=0, le=20, description="T, passes of refinement (0: pseudo-labels alone)")]
 Seeds = Annotated[list[int], Field(min_length=1, max_length=100, description="one run each, with a draw of its own")]
+ContextSide = Annotated[
+    int | None,
+    Field(ge=16, le=8192, description="longer side of context pictures in pixels at most (null: as they are)"),
+]
+QuerySide = Annotated[
+    int | None, Field(ge=16, le=8192, description="longer side of queries in pixels at most (null: as they are)")
+]
 Tokens = Annotated[int, Field(ge=1, le=8192, description="most new tokens of a reply")]
 Order = Annotated[
     Literal["fixed", "prefix_tree"],
@@ -75,8 +82,8 @@ async def classify(
     ] = "train",
     query_split: Split = "test",
     limit: Limit = None,
-    max_side: Side = 224,
-    query_max_side: Side = 224,
+    max_side: ContextSide = 224,
+    query_max_side: QuerySide = 224,
     transport: Sent = "jpeg75",
     context_order: Order = "fixed",
     max_tokens: Tokens = 64,
@@ -130,8 +137,8 @@ async def stream(
     seeds: Seeds = [0],  # noqa: B006
     query_split: Split = "test",
     limit: Limit = None,
-    max_side: Side = 224,
-    query_max_side: Side = 224,
+    max_side: ContextSide = 224,
+    query_max_side: QuerySide = 224,
     transport: Sent = "jpeg75",
     context_order: Order = "fixed",
     max_tokens: Tokens = 32,

@@ -141,3 +141,17 @@ def test_labels_are_bounded_and_rows_say_what_changed():
     assert not label_row(2, 0, "b", False, ["a", "b"])["changed"]
     lost = label_row(0, 0, None, False, [])
     assert (lost["label"], lost["joined"], lost["changed"], lost["flag"]) == (None, None, False, "failed")
+
+
+@given(st.lists(st.text(max_size=300), min_size=1, max_size=5))
+def test_whatever_is_replied_labels_are_short_lines_and_nothing_blank_is_shown(replies):
+    history = []
+    for round_, reply in enumerate(replies):
+        row = label_row(round_, 0, reply, False, history)
+        if row["label"] is None:
+            assert not history and row["flag"] == "failed"
+            continue
+        assert row["label"].strip(" ,") and len(row["label"]) <= 200 and len(row["label"].splitlines()) == 1
+        assert row["changed"] == (not history or row["label"] != history[-1])
+        history.append(row["label"])
+        assert row["joined"] == ", ".join(history) == joined_labels(history)

@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from runner.errors import SpecError
+from runner.spec import compile_text
+
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests/agents"), str(ROOT / "tests/chat")]
 
@@ -132,3 +135,26 @@ def test_a_finished_run_asks_nothing_and_the_cache_fills_another_method(tmp_path
     steps = {row["step"] for row in rows(folder, "owc_prediction")}
     assert steps == {"named", "flow"}
     assert {row["episode"] is None for row in rows(folder, "circle_label") if row["step"] == "flow"} == {False}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("shots: 0", "shots"),
+        ("rounds: -1", "rounds"),
+        ("seeds: []", "seeds"),
+        ("method: guess", "method"),
+        ("judge_wrap: no place", "judge_wrap"),
+        ("judge_wrap: '{} or {}'", "judge_wrap"),
+        ("max_side: 2", "max_side"),
+        ("prompts: ./nowhere", "nowhere"),
+        ("context_order: tree", "context_order"),
+    ],
+)
+def test_a_wrong_parameter_is_one_problem_at_its_place(tmp_path: Path, more: str, said: str) -> None:
+    text = SPEC.replace("shots: {m}, rounds: {t}, ", "").format(url="http://127.0.0.1:9/v1", at_once=1, more=more)
+    (tmp_path / "shades").mkdir()
+    with pytest.raises(SpecError) as caught:
+        compile_text(text, "circle.yaml", tmp_path)
+    (problem,) = caught.value.problems
+    assert said in problem.message + str(problem.path) and problem.position.line == 7
