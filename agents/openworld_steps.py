@@ -258,7 +258,7 @@ async def judge_games(ctx: StepContext, *, llm: ChatModel, games: EloGames) -> E
     return EloGames(games.criterion, games.players, arrow_table("owc_elo_game", decided))
 
 
-@step("circle.multiple_choice", version="1", estimate=_unknown_cost, tags=LLM)
+@step("circle.multiple_choice", version="2", estimate=_unknown_cost, tags=LLM)
 async def multiple_choice(
     ctx: StepContext,
     *,
@@ -319,8 +319,8 @@ async def multiple_choice(
 def _method(context: str, neighbours: Neighbours | None) -> str:
     """Neighbours may have been drawn at random too."""
     if context == "similarity" and neighbours is not None:
-        return f"lmm_{neighbours.how}"
-    return "lmm_zero_shot" if context == "none" else f"lmm_{context}"
+        return f"multiple_choice_{neighbours.how}"
+    return "multiple_choice" if context == "none" else f"multiple_choice_{context}"
 
 
 def _seed_of(

@@ -785,7 +785,7 @@ CREATE TABLE closed_world_answer (
   run_id VARCHAR NOT NULL,  -- run
   variant VARCHAR NOT NULL,  -- variant
   step VARCHAR NOT NULL,  -- step
-  method VARCHAR NOT NULL,  -- clip_zero_shot, tip_adapter, tip_adapter_f, knn, lmm_zero_shot, lmm_random, lmm_similarity
+  method VARCHAR NOT NULL,  -- clip_zero_shot, tip_adapter, tip_adapter_f, tip_adapter_linear, knn, multiple_choice, multiple_choice_random, multiple_choice_similarity
   model VARCHAR NOT NULL,  -- encoder or language model
   shots INTEGER NOT NULL,  -- labelled pictures a class (0 = none)
   dataset VARCHAR NOT NULL,  -- dataset

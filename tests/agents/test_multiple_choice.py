@@ -55,10 +55,10 @@ async def test_without_context_the_list_follows_the_picture(ctx, tmp_path):
     assert picture[0] == "picture" and question.endswith(LIST) and cue == "Answer:"
     assert found.answers["prediction"].equals(images.images["target"]) and server.requests == 6
     assert set(rows_of(found.answers, "method", "shots", "n_images", "seed", "failure")) == {
-        ("lmm_zero_shot", 0, 1, 0, None)
+        ("multiple_choice", 0, 1, 0, None)
     }
     assert rows_of(found.answers, "reply")[0] == ('Answer: ["red rose"]',)
-    assert found.method == "lmm_zero_shot"
+    assert found.method == "multiple_choice"
 
 
 async def test_neighbours_are_shown_in_their_rank_order_with_their_labels(ctx, tmp_path):
@@ -76,7 +76,7 @@ async def test_neighbours_are_shown_in_their_rank_order_with_their_labels(ctx, t
         assert parts[:6] == pairs and parts[6][0] == "picture" and listed(body)[1:] == (7, 9)
         assert [m["role"] for m in body["messages"]] == ["user"]
     assert found.answers["prediction"].to_pylist() == NAMES
-    assert set(rows_of(found.answers, "method", "shots", "n_images", "seed")) == {("lmm_similarity", 2, 4, 3)}
+    assert set(rows_of(found.answers, "method", "shots", "n_images", "seed")) == {("multiple_choice_similarity", 2, 4, 3)}
 
 
 async def test_the_list_may_stand_first(ctx, tmp_path):
@@ -110,7 +110,7 @@ async def test_a_random_context_is_drawn_for_each_query_from_the_seed(ctx, tmp_p
     assert first.answers.drop_columns(["model"]).equals(again.answers.drop_columns(["model"]))
     assert len({tuple(names) for names in shown.values()}) > 1
     assert {s for (s,) in rows_of(other.answers, "seed")} == {2}
-    assert set(rows_of(first.answers, "method", "n_images")) == {("lmm_random", 6)}
+    assert set(rows_of(first.answers, "method", "n_images")) == {("multiple_choice_random", 6)}
 
 
 @given(st.integers(1, 30), st.integers(0, 5), st.text(max_size=4))

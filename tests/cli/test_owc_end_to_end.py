@@ -116,7 +116,7 @@ def test_a_model_that_names_the_class_scores_one_everywhere_even_after_a_kill(fo
     for method in ("zero_shot", "in_steps"):
         assert metrics[method, "text_inclusion"] == metrics[method, "llama_inclusion"] == 1.0
     closed = query(folder, "SELECT DISTINCT method, metric, value FROM closed_world_summary")
-    assert {(r["method"], r["value"]) for r in closed} == {("lmm_zero_shot", 1.0), ("lmm_random", 1.0)}
+    assert {(r["method"], r["value"]) for r in closed} == {("multiple_choice", 1.0), ("multiple_choice_random", 1.0)}
     assert {row["category"] for row in query(folder, "SELECT category FROM owc_category")} == {"specific"}
     assert query(folder, "SELECT DISTINCT count(*) AS n FROM owc_judgement GROUP BY run_id") == [{"n": 3}]
     calls = query(folder, "SELECT purpose, count(*) AS n FROM llm_calls WHERE NOT cached GROUP BY ALL")

@@ -43,7 +43,7 @@ METRICS = (
 CELLS = {(1, True): "correct and specific", (1, False): "correct but generic", (0, True): "wrong but specific", (0, False): "wrong"}  # fmt: skip
 SIX = ("specific", "less specific", "generic", "more specific", "wrong", "abstain")
 CLOSED = {("clip_zero_shot", "ViT-B-32", 0): 0.6, ("tip_adapter", "ViT-B-32", 4): 0.7, ("tip_adapter", "ViT-B-32", 16): 0.8,
-          ("knn", "ViT-B-32", 16): 0.65, ("lmm_similarity", MODEL, 16): 0.75}  # fmt: skip
+          ("knn", "ViT-B-32", 16): 0.65, ("multiple_choice_similarity", MODEL, 16): 0.75}  # fmt: skip
 USES = {"sets": "datasets.load", "asked": "owc.ask", "circled": "circle.classify", "cased": "classify.cased", "judged": "owc.judge",
         "agreed": "owc.judge_agreement", "categories": "owc.taxonomy", "scored": "owc.score", "games": "owc.games", "elo": "owc.elo",
         "pool": "classify.pool", "near": "classify.neighbours", "closed": "classify.knn", "accuracy": "classify.score"}  # fmt: skip
