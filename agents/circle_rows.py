@@ -35,6 +35,13 @@ class Gathered:
         self.add("circle_call", (one["call"] for one in outcome.answers if one["call"]))
         self.add("owc_prediction", (one["answer"] for one in outcome.answers))
 
+    def join(self, other: Gathered) -> None:
+        """All rows of another one, after those here."""
+        for name in TABLES:
+            self._press(name)
+            other._press(name)
+            self._pieces[name] += other._pieces[name]
+
     def tables(self) -> list[pa.Table]:
         """The tables in the order of ``TABLES``; rows in the order in which they were added."""
         import pyarrow as pa

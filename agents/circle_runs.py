@@ -14,7 +14,7 @@ from agents.circle_queries import Answering, Queries
 from agents.circle_rows import Gathered, context_rows
 from agents.circle_stream import Stream, StreamPlan
 from agents.openworld import queries
-from agents.openworld_chunks import Losses
+from agents.openworld_chunks import Losses, in_chunks
 from agents.openworld_pictures import Pictures
 from runner.context import StepContext
 from runner.models.base import ChatModel
@@ -22,6 +22,8 @@ from runner.models.pictures import Transport
 
 if TYPE_CHECKING:
     from runner.artifacts import Datasets
+
+_STREAMS = 8  # asked side by side
 
 
 @dataclass(frozen=True)
@@ -75,19 +77,22 @@ class Run:
         return gathered, runs
 
     async def stream(self, plan: StreamPlan) -> Gathered:
-        """Rows of all streams, one after the other."""
+        """Rows of all streams, dataset by dataset and seed by seed; several are asked side by side."""
         asked = self._queries()
         context, pictures = self._pictures(self.max_side), self._pictures(self.query_max_side)
         # Between rebuilds the picture that was labelled last is an example too.
         await self._check_model(plan.memory + (1 if plan.rebuild_every == 1 else 2))
         self.ctx.advance("answers", 0, len(asked) * len(self.asked.seeds))
-        gathered, losses = Gathered(), Losses(self.ctx, "calls")
-        for name in self._names():
-            own = [row for row in asked if row["dataset"] == name]
-            for seed in self.asked.seeds:
-                talk = self._talk(name, seed)
-                parts = (talk, self.prompts, self.plan, plan, self.answering, context, pictures, losses)
-                await _gather(Stream(*parts), own, gathered)
+        losses = Losses(self.ctx, "calls")
+
+        async def one(named: tuple[str, int]) -> Gathered:
+            parts = (self._talk(*named), self.prompts, self.plan, plan, self.answering, context, pictures, losses)
+            return await _gathered(Stream(*parts), [row for row in asked if row["dataset"] == named[0]])
+
+        streams = [(name, seed) for name in self._names() for seed in self.asked.seeds]
+        gathered = Gathered()
+        for found in await in_chunks(streams, one, self.ctx, unit="streams", chunk=_STREAMS):
+            gathered.join(found)
         losses.close()
         return gathered
 
@@ -135,9 +140,9 @@ class Run:
             )
 
 
-async def _gather(one: Stream, rows: Sequence[Row], gathered: Gathered) -> None:
+async def _gathered(one: Stream, rows: Sequence[Row]) -> Gathered:
     """Rows of one stream: each picture that was ever in a set has a row of ``circle_context``, its slot its place."""
-    met: set[int] = set()
+    gathered, met = Gathered(), set[int]()
     async for block in one.run(rows):
         gathered.add_outcome(block.outcome)
         pairs = zip(block.context, block.outcome.histories, strict=True)
@@ -146,6 +151,7 @@ async def _gather(one: Stream, rows: Sequence[Row], gathered: Gathered) -> None:
         # With a reservoir a picture keeps its labels; without, they are made anew for each query.
         finals = [final_label(history) if history and one.stream.reservoir else None for _, history in new]
         gathered.add("circle_context", context_rows([c for c, _ in new], one.talk.draw, finals))
+    return gathered
 
 
 def calls_of(context: int, rounds: int, queries: int) -> int:

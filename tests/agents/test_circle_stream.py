@@ -122,6 +122,15 @@ async def test_faults_leave_every_row(tmp_path):
     assert len(ctx.failures) == sum(call["failure"] is not None for call in answers.calls.to_pylist()) > 0
 
 
+async def test_streams_of_several_seeds_stand_one_after_the_other(tmp_path):
+    both, _, _ = await run(tmp_path, seeds=[3, 1], cache="a")
+    alone = [(await run(tmp_path, seeds=[seed], cache="b"))[0] for seed in (3, 1)]
+    for name in ("contexts", "labels", "answers"):
+        columns = [c for c in getattr(both, name).column_names if c not in ("ms", "cached")]
+        parts = [getattr(one, name).select(columns).to_pylist() for one in alone]
+        assert getattr(both, name).select(columns).to_pylist() == parts[0] + parts[1], name
+
+
 @pytest.mark.parametrize(("place", "count"), [(0, 4), (3, 4), (100, 4)])
 def test_earlier_places(place, count):
     row = {"dataset": "d", "sample_id": "s"}

@@ -87,7 +87,7 @@ def undisturbed(tmp_path: Path) -> Path:
 
 
 def test_a_run_killed_in_round_two_goes_on_with_the_calls_that_are_missing(tmp_path: Path, undisturbed: Path) -> None:
-    watch = Answering(seconds=0.1)
+    watch = Answering(seconds=0.3)
     with serving(answer=watch) as server:
         folder = workspace(tmp_path / "killed", server.base_url)
         process, deadline = start(folder), time.monotonic() + 120
