@@ -18,7 +18,7 @@ from runner.steps import Cost, step
 if TYPE_CHECKING:
     from agents.circle_prompts import Prompts
 
-WRAP = "What the photo shows is one of these: {}"
+WRAP = "The main object of the photo is one of the following: {}."
 
 Rounds = Annotated[int, Field(ge=0, le=20, description="T, passes of refinement (0: pseudo-labels alone)")]
 Seeds = Annotated[list[int], Field(min_length=1, max_length=100, description="one run each, with a draw of its own")]

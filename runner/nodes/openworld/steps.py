@@ -51,7 +51,7 @@ class ErrorCells(BaseModel):
 _CELLS = ErrorCells()
 
 
-@step("owc.score", version="1", tags=SEEDLESS)
+@step("owc.score", version="2", tags=SEEDLESS)
 def score(
     ctx: StepContext,
     *,

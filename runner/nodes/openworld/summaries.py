@@ -14,6 +14,8 @@ Values = NDArray[np.float64]
 
 PLAYER = ("method", "prompt_key", "model")
 LIMITS = (2.5, 97.5)
+SHARES = ("text_inclusion", "exact_match", "llama_inclusion", "semantic_similarity_at")
+"""Metrics that are 0 or 1 for each answer, by the beginning of their name."""
 _WEIGHTS_AT_ONCE = 1 << 22
 
 
@@ -57,6 +59,22 @@ def _weights(draws: int, pictures: int, generator: np.random.Generator) -> Itera
         yield start, counts.reshape(count, pictures).astype(np.float64)
 
 
+def widened(drawn: Values, values: Values, shares: NDArray[np.bool_], generator: np.random.Generator) -> Values:
+    """Draws [draws, metrics] where a share that is the same for all pictures comes from Jeffreys' posterior (ours).
+
+    A bootstrap of pictures that are all right, or all wrong, never varies and would give an interval without width, as if no
+    other picture could be otherwise. With k of n pictures right, Beta(k + 1/2, n - k + 1/2) is drawn from instead.
+    """
+    result = drawn.copy()
+    for metric in np.flatnonzero(shares):
+        known = values[:, :, metric][~np.isnan(values[:, :, metric])]
+        if len(known) and known.min() == known.max():
+            pictures = int((~np.isnan(values[:, :, metric])).any(0).sum())
+            right = pictures * float(known[0])
+            result[:, metric] = generator.beta(right + 0.5, pictures - right + 0.5, len(drawn))
+    return result
+
+
 def nan_mean(values: Values, axis: int) -> Values:
     """Mean of what is not NaN; NaN where everything is."""
     known = ~np.isnan(values)
@@ -82,12 +100,12 @@ class Estimate(NamedTuple):
 
     @property
     def limits(self) -> tuple[Values, Values]:
-        """95 % percentile interval; NaN without draws."""
+        """95 % percentile interval, which holds the value; NaN without draws."""
         low, high = np.full((2, *self.value.shape), np.nan)
         some = ~np.isnan(self.draws).all(0)  # none where there are no draws
         if some.any():
             low[some], high[some] = np.nanpercentile(self.draws[:, some], LIMITS, axis=0)
-        return low, high
+        return np.minimum(low, self.value), np.maximum(high, self.value)
 
 
 @dataclass(frozen=True)
@@ -99,12 +117,13 @@ class Cube:
     n: NDArray[np.int64]
     unscored: NDArray[np.int64]
 
-    def estimate(self, draws: int, generator: np.random.Generator) -> Estimate:
-        """Means and draws."""
+    def estimate(self, draws: int, generator: np.random.Generator, shares: NDArray[np.bool_] | None = None) -> Estimate:
+        """Means and draws. ``shares`` [metrics]: metrics that are 0 or 1; see ``widened``."""
         means = seed_means(self.values)
-        return Estimate(
-            nan_mean(means, 0), means, bootstrap_means(self.values, draws, generator), self.n, self.unscored
-        )
+        drawn = bootstrap_means(self.values, draws, generator)
+        if shares is not None:
+            drawn = widened(drawn, self.values, shares, generator)
+        return Estimate(nan_mean(means, 0), means, drawn, self.n, self.unscored)
 
 
 def cube(rows: Sequence[Row], values: Values, unscored: NDArray[np.bool_]) -> Cube:
@@ -144,6 +163,7 @@ def summary_rows(
     """
     metrics = list(values)
     table, missing = np.column_stack(list(values.values())), np.column_stack([unscored[m] for m in metrics])
+    shares = np.array([metric.startswith(SHARES) for metric in metrics])
     every = sorted({row["dataset"] for row in rows})
     result: list[Row] = []
     for player, places in _members(rows, PLAYER).items():
@@ -151,7 +171,7 @@ def summary_rows(
         for (dataset,), inside in _members([rows[i] for i in places], ("dataset",)).items():
             own = [places[i] for i in inside]
             made = cube([rows[i] for i in own], table[own], missing[own])
-            parts[dataset] = made, made.estimate(draws, named_generator(seed, dataset))
+            parts[dataset] = made, made.estimate(draws, named_generator(seed, dataset), shares)
             result += _rows(player, "dataset", dataset, metrics, parts[dataset][1], labels)
         for level, name, members in _levels(groups, every):
             lacking = [dataset for dataset in members if dataset not in parts]

@@ -135,3 +135,19 @@ def test_cells():
         ("x", 2, 2 / 3, 0.6), ("y", 1, 1 / 3, 0.6), ("z", 0, 0.0, 0.6),
     ]  # fmt: skip
     assert cell_rows([scores[3]], "quadrant", "error_cell", ["x"], 0.6) == []
+
+
+def test_a_share_that_never_varies_has_an_interval_all_the_same():
+    rows = [row("t", "p", str(i)) for i in range(50)]
+    values = {"text_inclusion": np.zeros(50), "exact_match": np.ones(50), "n_items": np.ones(50)}
+    missing = {name: np.zeros(50, bool) for name in values}
+    found = {
+        row["metric"]: (row["low"], row["value"], row["high"])
+        for row in summary_rows(
+            rows, values, missing, {}, draws=4000, seed=1, labels=LABELS, say=lambda text: None,
+        ) if row["level"] == "dataset"
+    }  # fmt: skip
+    # Jeffreys' interval for 0 of 50 ends at the 97.5 % point of Beta(1/2, 50 + 1/2), 0.0488.
+    assert found["text_inclusion"][:2] == (0.0, 0.0) and found["text_inclusion"][2] == pytest.approx(0.0489, abs=0.006)
+    assert found["exact_match"][1:] == (1.0, 1.0) and found["exact_match"][0] == pytest.approx(0.9511, abs=0.006)
+    assert found["n_items"] == (1.0, 1.0, 1.0)
