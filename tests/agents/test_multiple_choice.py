@@ -76,7 +76,9 @@ async def test_neighbours_are_shown_in_their_rank_order_with_their_labels(ctx, t
         assert parts[:6] == pairs and parts[6][0] == "picture" and listed(body)[1:] == (7, 9)
         assert [m["role"] for m in body["messages"]] == ["user"]
     assert found.answers["prediction"].to_pylist() == NAMES
-    assert set(rows_of(found.answers, "method", "shots", "n_images", "seed")) == {("multiple_choice_similarity", 2, 4, 3)}
+    assert set(rows_of(found.answers, "method", "shots", "n_images", "seed")) == {
+        ("multiple_choice_similarity", 2, 4, 3)
+    }
 
 
 async def test_the_list_may_stand_first(ctx, tmp_path):
