@@ -18,14 +18,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from agents.asking import NotAnswered, reply_to
-from agents.openworld_chunks import Losses, in_chunks, sampled
+from agents.openworld_chunks import Losses, in_chunks
 from agents.openworld_pictures import Part, Pictures, ahead, place_of
-from agents.openworld_prompts import Compat, Question, comma_items, prediction_of
+from agents.openworld_prompts import Compat, Question, prediction_of
 from runner.context import StepContext
 from runner.data.images import UnreadableImage
 from runner.data.places import Place
+from runner.data.sampling import sampled
 from runner.errors import StepError
 from runner.models.base import ChatModel, ChatReply, ChatRequest, ImagePart, Message
+from runner.naming import comma_items
 
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -76,14 +75,3 @@ class Losses:
         """Say how many were not named."""
         if self.count > _SHOWN:
             self.ctx.failed(self.what, f"{self.count - _SHOWN:,} more without an answer, for which see the results")
-
-
-def sampled(items: Sequence[T], limit: int | None, seed: int, name: Callable[[T], str]) -> list[T]:
-    """At most ``limit`` of the items, drawn by hash of seed and name: the draw does not depend on which others there are.
-
-    The order of ``items`` is kept.
-    """
-    if limit is None or len(items) <= limit:
-        return list(items)
-    ranked = sorted(range(len(items)), key=lambda i: hashlib.sha256(f"{seed}\0{name(items[i])}".encode()).digest())
-    return [items[i] for i in sorted(ranked[:limit])]

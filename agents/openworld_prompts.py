@@ -84,8 +84,3 @@ def prediction_of(key: str, reply: str, compat: Compat = "sane") -> str:
         return reply
     found = [text.strip() for text in _CONCLUSION.findall(reply)]
     return found[-1] if found and found[-1] else reply
-
-
-def comma_items(text: str) -> list[str]:
-    """Parts of a comma list, stripped, empty ones dropped."""
-    return [part for part in (piece.strip() for piece in text.split(",")) if part]

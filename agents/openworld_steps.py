@@ -170,8 +170,8 @@ async def judge(
     A reply that is no verdict stays unscored after ``retries``; scoring counts it both ways.
     """
     from agents.judging import Judge, distinct_pairs, judge_pairs
-    from agents.openworld_chunks import sampled
     from results.tables import arrow_table
+    from runner.data.sampling import sampled
 
     pairs = distinct_pairs(_rows(answers), first_items=first_item)
     chosen = sampled(pairs, limit, ctx.seed, "\0".join)
@@ -221,8 +221,8 @@ async def taxonomy(
     """Sort each distinct pair of label and prediction into one of six categories with a language model."""
     from agents.judge_taxonomy import Taxonomist
     from agents.judging import Pair
-    from agents.openworld_chunks import sampled
     from results.tables import arrow_table
+    from runner.data.sampling import sampled
 
     pairs = sorted({Pair(r["target"], r["prediction"]) for r in _rows(answers) if r["prediction"] is not None})
     chosen = sampled(pairs, limit, ctx.seed, "\0".join)

@@ -47,3 +47,8 @@ def _forms(word: str) -> frozenset[str]:
     if word.endswith("s") and len(word) > 3:
         forms.add(word[:-1])
     return frozenset(forms)
+
+
+def comma_items(text: str) -> list[str]:
+    """Parts of a comma list, stripped, blank ones left out."""
+    return [part for part in (piece.strip() for piece in text.split(",")) if part]

@@ -6,11 +6,12 @@ from hypothesis import strategies as st
 from openworld_material import NAMES, contents, make_datasets, model, pictures_of, rows_of
 from pydantic import ValidationError
 
-from agents.openworld_prompts import OwnPrompt, comma_items, prediction_of, question
+from agents.openworld_prompts import OwnPrompt, prediction_of, question
 from agents.openworld_steps import ask
 from runner.context import local_context
 from runner.errors import EndpointError, ModelRefused, StepError
 from runner.models.base import ChatModel
+from runner.naming import comma_items
 from runner.nodes.openworld.metrics import text_inclusion
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -87,7 +88,7 @@ def _one_slot(value: str) -> str:
 NAME = r"^[^\W_][\w .+-]{0,99}$"
 
 
-class _DatasetModel(_Model):
+class _DatasetModel(_Model, ABC):
     key: ClassVar[str]
 
     called: Annotated[
@@ -119,9 +120,9 @@ class _DatasetModel(_Model):
         return self.called or self.own_name
 
     @property
+    @abstractmethod
     def own_name(self) -> str:
         """Name without `as:`; empty where there is none."""
-        raise NotImplementedError
 
     @model_validator(mode="after")
     def _named(self) -> _DatasetModel:

@@ -86,11 +86,6 @@ def cleaned(span: str) -> str | None:
     return None if text in SKIPPED or not text else text
 
 
-def comma_items(text: str) -> list[str]:
-    """Non-empty parts between commas, stripped."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 # --- chunkers --------------------------------------------------------------------------------------------------------
 
 

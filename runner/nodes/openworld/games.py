@@ -22,6 +22,8 @@ Values = NDArray[np.float64]
 Say = Callable[[str], None]
 
 ALL = "all"
+FEW = 30
+"""Fewer pictures than these are said to be few."""
 
 
 def player_of(row: Row) -> str:

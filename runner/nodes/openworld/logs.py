@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.data.datasets.known import KNOWN
-from runner.nodes.openworld.chunks import comma_items
+from runner.naming import comma_items
 
 PATTERN = "*_samples_*.jsonl"
 LINE_BYTES = 1 << 20

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.nodes.openworld.chunks import Chunker, Concept, Spans, comma_items, concepts_of
+from runner.naming import comma_items
+from runner.nodes.openworld.chunks import Chunker, Concept, Spans, concepts_of
 from runner.nodes.openworld.metrics import (
     ConceptSimilarity,
     Encode,

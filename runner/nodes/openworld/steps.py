@@ -137,10 +137,15 @@ def games(
 ) -> EloGames:
     """Draw pairs of answers to one picture, and say which is nearer to the label."""
     from results.tables import arrow_table
-    from runner.nodes.openworld.games import draw_games, tables
+    from runner.nodes.openworld.games import FEW, draw_games, tables
     from runner.nodes.openworld.inputs import score_rows
 
     by_dataset = tables(score_rows(scores, same_encoder=criterion == "semantic_similarity"), ctx.warn)
+    for name in (name for name, table in by_dataset.items() if len(table.samples) < FEW):
+        few = len(by_dataset[name].samples)
+        ctx.warn(
+            f"ratings on {name} rest on {few} pictures; their limits are over games and know nothing of other pictures"
+        )
     judged = None if criterion == "llama_score" else margin
     rows = [
         row

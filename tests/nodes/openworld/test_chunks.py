@@ -6,15 +6,15 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openworld_material import MODEL
+from scored_material import MODEL
 
 from runner.errors import ModelRefused
+from runner.naming import comma_items
 from runner.nodes.openworld.chunks import (
     PARSED_CHARACTERS,
     SKIPPED,
     Spans,
     cleaned,
-    comma_items,
     concepts_of,
     open_chunker,
 )

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from openworld_material import MODEL, answers_of, row
+from scored_material import MODEL, answers_of, row
 
 from runner.assets import ensure
 from runner.context import local_context

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openworld_material import Letters, row
+from scored_material import Letters, row
 
 from runner.nodes.openworld.chunks import concepts_of, open_chunker
 from runner.nodes.openworld.scoring import Judged, Verdict, score_answers, segments

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from openworld_material import Letters, answers_of, categories_of, judgements_of, row
+from scored_material import Letters, answers_of, categories_of, judgements_of, row
 
 from runner.context import local_context
 from runner.errors import DataError, ModelRefused, StepError

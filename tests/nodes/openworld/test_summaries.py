@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openworld_material import row
+from scored_material import row
 
 from runner.nodes.openworld import summaries
 from runner.nodes.openworld.summaries import bootstrap_means, cell_rows, cube, summary_rows
