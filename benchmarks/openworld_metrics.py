@@ -16,7 +16,8 @@ import numpy as np
 
 from runner.assets import ensure
 from runner.models.encoders.sentence import MeanPooled
-from runner.nodes.openworld.chunks import Spans, concepts_of, open_chunker
+from runner.nodes.openworld.chunks import open_chunker
+from runner.nodes.openworld.concepts import Spans, concepts_of
 from runner.nodes.openworld.metrics import concept_similarity
 from runner.nodes.openworld.scoring import Answers, similarities
 

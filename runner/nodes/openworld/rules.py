@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from runner.nodes.openworld.chunks import PARSED_CHARACTERS, Chunker, Spans
+from runner.nodes.openworld.concepts import PARSED_CHARACTERS, Chunker, Spans
 
 _TOKEN = re.compile(r"\w+(?:[-'\u2019./&]\w+)*|[^\w\s]|\n")
 _WORD = re.compile(r"\w")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.naming import comma_items
-from runner.nodes.openworld.chunks import Chunker, Concept, Spans, concepts_of
+from runner.nodes.openworld.concepts import Chunker, Concept, Spans, concepts_of
 from runner.nodes.openworld.metrics import (
     ConceptSimilarity,
     Encode,

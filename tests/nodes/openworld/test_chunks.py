@@ -10,14 +10,8 @@ from scored_material import MODEL
 
 from runner.errors import ModelRefused
 from runner.naming import comma_items
-from runner.nodes.openworld.chunks import (
-    PARSED_CHARACTERS,
-    SKIPPED,
-    Spans,
-    cleaned,
-    concepts_of,
-    open_chunker,
-)
+from runner.nodes.openworld.chunks import open_chunker
+from runner.nodes.openworld.concepts import PARSED_CHARACTERS, SKIPPED, Spans, cleaned, concepts_of
 
 
 def texts(prediction, chunks, entities=()):

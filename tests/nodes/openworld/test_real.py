@@ -7,7 +7,8 @@ from scored_material import MODEL, answers_of, row
 from runner.assets import ensure
 from runner.context import local_context
 from runner.models.encoders.sentence import MeanPooled
-from runner.nodes.openworld.chunks import concepts_of, open_chunker
+from runner.nodes.openworld.chunks import open_chunker
+from runner.nodes.openworld.concepts import concepts_of
 from runner.nodes.openworld.metrics import embed_distinct, semantic_similarity
 from runner.nodes.openworld.steps import score
 

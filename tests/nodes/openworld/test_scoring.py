@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_material import Letters, row
 
-from runner.nodes.openworld.chunks import concepts_of, open_chunker
+from runner.nodes.openworld.chunks import open_chunker
+from runner.nodes.openworld.concepts import concepts_of
 from runner.nodes.openworld.scoring import Judged, Verdict, score_answers, segments
 
 CELLS = {"hit_close": "cs", "hit_far": "cg", "miss_close": "ws", "miss_far": "w"}
