@@ -145,5 +145,5 @@ def _useless(judge: Judge, unscored: Sequence[Judgement], pairs: int, most: floa
     return StepError(
         f"the judge {judge.llm.name} gave no verdict for more than {most:.0%} of {pairs:,} pairs: {examples}",
         step=judge.ctx.step,
-        hint="use parse: constrained (or first_digit), a larger judge, or raise max_unparsable",
+        hint=f"{'' if judge.parse == 'constrained' else 'use parse: constrained, '}take a larger judge, or raise max_unparsable",
     )

@@ -173,7 +173,7 @@ async def judge(
     from results.tables import arrow_table
     from runner.data.sampling import sampled
 
-    pairs = distinct_pairs(_rows(answers), first_items=first_item)
+    pairs = distinct_pairs(_rows(answers, ctx), first_items=first_item)
     chosen = sampled(pairs, limit, ctx.seed, "\0".join)
     if len(chosen) < len(pairs):
         ctx.warn(f"judged {len(chosen):,} of {len(pairs):,} distinct pairs; the others stay unscored")
@@ -224,7 +224,7 @@ async def taxonomy(
     from results.tables import arrow_table
     from runner.data.sampling import sampled
 
-    pairs = sorted({Pair(r["target"], r["prediction"]) for r in _rows(answers) if r["prediction"] is not None})
+    pairs = sorted({Pair(r["target"], r["prediction"]) for r in _rows(answers, ctx) if r["prediction"] is not None})
     chosen = sampled(pairs, limit, ctx.seed, "\0".join)
     if len(chosen) < len(pairs):
         ctx.warn(f"sorted {len(chosen):,} of {len(pairs):,} distinct pairs; the others stay without a category")
@@ -232,8 +232,12 @@ async def taxonomy(
     return Categories(llm.name, arrow_table("owc_category", rows))
 
 
-def _rows(answers: list[OpenAnswers]) -> list[dict[str, Any]]:
-    """Target, prediction, judged text and first item of every answer."""
+def _rows(answers: list[OpenAnswers], ctx: StepContext) -> list[dict[str, Any]]:
+    """Target, prediction, judged text and first item of every answer. Raises ``StepError`` where no step is named."""
+    if not answers:
+        raise StepError(
+            "`answers` is an empty list", step=ctx.step, hint="name steps that answer, such as [$zero_shot]"
+        )
     columns = ["target", "prediction", "judged", "first_item"]
     return [row for one in answers for row in one.answers.select(columns).to_pylist()]
 
@@ -353,6 +357,9 @@ def _shots(
     labelled = pool.pool.to_pylist()
     try:
         refuse_leakage(rows, labelled)
+    except ValueError as error:
+        raise StepError(str(error), step=ctx.step, hint="draw the pool from another split than the queries") from None
+    try:
         if context == "random" or neighbours is None:
             return random_shots(rows, labelled, shots, _seed_of(context, pool, neighbours, seed, ctx))
         if (neighbours.seed, neighbours.shots) != (pool.seed, pool.shots):

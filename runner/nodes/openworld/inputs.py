@@ -83,7 +83,10 @@ def judged_of(rows: Sequence[Row], judgements: Judgements | None, categories: Ca
     answered = [row for row in rows if row["prediction"] is not None]
     if judgements is not None:
         table = judgements.judgements.to_pylist()
-        verdicts = {(row["reference"], row["answer"]): Verdict(row["verdict"], row["reply"]) for row in table}
+        verdicts = {
+            (row["reference"], row["answer"]): Verdict(row["verdict"], row["reply"], row["attempts"] <= 1)
+            for row in table
+        }
         _tell(sum(judged_pair(row) not in verdicts for row in answered), len(answered), "judged (owc.judge)", say)
     if categories is not None:
         table = categories.categories.to_pylist()

@@ -145,8 +145,8 @@ def dataset_and_prompt(task: str) -> tuple[str, str]:
     return task, DEFAULT_PROMPT
 
 
-def prediction_rows(log: Log, method: str) -> list[dict[str, Any]]:
-    """Rows of ``owc_prediction``; answers stay as they were written."""
+def prediction_rows(log: Log, method: str, judge_wrap: str = "{}") -> list[dict[str, Any]]:
+    """Rows of ``owc_prediction``; answers stay as they were written. ``judge_wrap``: what a judge reads of a comma list."""
     dataset, prompt = dataset_and_prompt(log.task)
     rows = []
     for record in log.records:
@@ -154,7 +154,7 @@ def prediction_rows(log: Log, method: str) -> list[dict[str, Any]]:
         rows.append({
             "method": method, "prompt_key": prompt, "model": log.model, "dataset": dataset, "sample_id": record.doc_id,
             "seed": 0, "target": record.target, "reply": record.answer, "prediction": record.answer,
-            "judged": record.answer, "n_items": len(items), "first_item": items[0] if items else record.answer,
+            "judged": judge_wrap.replace("{}", record.answer) if len(items) > 1 else record.answer, "n_items": len(items), "first_item": items[0] if items else record.answer,
         })  # fmt: skip
     return rows
 

@@ -35,10 +35,16 @@ KEY = ("method", "prompt_key", "model", "dataset", "sample_id", "seed")
 
 
 class Verdict(NamedTuple):
-    """What a judge said of one pair: 1, 0 or None, and its words."""
+    """What a judge said of one pair: 1, 0 or None, and its words; ``at_once``: to the first question, not asked again."""
 
     value: int | None
     reply: str | None
+    at_once: bool = True
+
+    @property
+    def official(self) -> int:
+        """As published: a first reply that is no verdict counts 0."""
+        return int(self.value or 0) if self.at_once else 0
 
 
 @dataclass(frozen=True)
@@ -139,12 +145,16 @@ def judged_pair(row: Row) -> Pair:
 
 
 def _judge_metrics(answers: Answers, judged: Judged) -> dict[str, Values]:
-    """Judged inclusion: over the verdicts there are, as published (no verdict = 0), and of the first item alone."""
+    """Judged inclusion: over the verdicts there are, as published (a first reply without verdict = 0), of the first item alone.
+
+    An answer whose pair was never judged counts for none of them.
+    """
     verdicts = judged.verdicts
     if verdicts is None:
         return {}
     whole = _verdict_values(answers, [judged_pair(row) for row in answers.rows], verdicts)
-    metrics = {"llama_inclusion": whole, "llama_inclusion_official": np.nan_to_num(whole, nan=0.0)}
+    official = [verdicts[p].official if (p := judged_pair(row)) in verdicts else np.nan for row in answers.rows]
+    metrics = {"llama_inclusion": whole, "llama_inclusion_official": np.where(answers.failed, 0.0, official)}
     firsts = [(row["target"], first or "") for row, first in zip(answers.rows, answers.firsts, strict=True)]
     lists = [pair in verdicts for pair, items in zip(firsts, answers.items, strict=True) if items > 1]
     if (

@@ -51,7 +51,7 @@ class ErrorCells(BaseModel):
 _CELLS = ErrorCells()
 
 
-@step("owc.score", version="2", tags=SEEDLESS)
+@step("owc.score", version="3", tags=SEEDLESS)
 def score(
     ctx: StepContext,
     *,
@@ -184,6 +184,9 @@ def import_logs(
     *,
     path: Annotated[InputPath, Field(description="folder of <task>/<model>/*_samples_*.jsonl")],
     label: Annotated[Text | None, Field(description="name of the method in the results")] = None,
+    judge_wrap: Annotated[
+        Text, Field(pattern=r"\{\}", description="sentence in which a judge reads a comma list; {} = the list")
+    ] = "{}",
 ) -> OpenAnswers:
     """Read the answers of earlier runs from their per-sample logs, so that they can be scored anew.
 
@@ -209,12 +212,12 @@ def import_logs(
                 f"left out: {choice.kept.path.name} of the same task and model is as long or longer",
                 item=_name(other, folder),
             )
-        rows += prediction_rows(choice.kept, label or "imported")
+        rows += prediction_rows(choice.kept, label or "imported", judge_wrap)
     if not rows:
         raise DataError(
             f"no line of the {len(files)} logs below {folder} is a record with doc_id, target and filtered_resps"
         )
-    settings = {"layout": "lmms-owc", "logs": len(files)}
+    settings = {"layout": "lmms-owc", "logs": len(files), "judge_wrap": judge_wrap}
     return OpenAnswers(dataset_entries(rows), label or "imported", settings, arrow_table("owc_prediction", rows))
 
 

@@ -136,6 +136,16 @@ def judged_scores(verdicts=VERDICTS):
     )
 
 
+def test_as_published_a_verdict_that_took_two_questions_is_none_and_what_was_never_judged_does_not_count():
+    judged = Judged({("cat", "a feline"): Verdict(1, "1", at_once=False), ("cat", "a rock"): Verdict(None, "Yes")})
+    rows = [row("cat", "a feline", "0"), row("cat", "a rock", "1"), row("cat", "a tiger", "2")]
+    values = score_answers(
+        rows, open_chunker("comma"), Letters().encode, judged, threshold=0.6, thresholds=[0.5], cells=CELLS
+    ).values
+    np.testing.assert_array_equal(values["llama_inclusion"], [1, np.nan, np.nan])
+    np.testing.assert_array_equal(values["llama_inclusion_official"], [0, 0, np.nan])
+
+
 def test_verdicts_are_joined_by_label_and_judged_text():
     scores = judged_scores()
     np.testing.assert_array_equal(scores.values["llama_inclusion"], [1, np.nan, 0, 0])
