@@ -49,8 +49,9 @@ class ChatRequest:
     text); raises ``ValueError`` whose message is quoted to the model when it is asked again. ``sample``: index of the
     draw, part of the cache key, so that repeated draws at temperature > 0 are cached apart. ``purpose`` and ``item`` name
     the call in ``llm_calls`` and enter no key. ``allow_cut``: a reply cut off at ``max_tokens`` is an answer like any other
-    (``finish_reason`` is then ``length``) instead of being asked for again with more room. ``logprobs``: ask for the
-    log-likelihood of the reply; servers that do not give it still answer.
+    (``finish_reason`` is then ``length``) instead of being asked for again with more room. ``allow_empty``: a blank
+    reply that ended by itself is an answer, its text as it came; a server is asked again first, since an empty body may be a
+    passing fault. ``logprobs``: ask for the log-likelihood of the reply; servers that do not give it still answer.
     """
 
     messages: tuple[Message, ...]
@@ -64,6 +65,7 @@ class ChatRequest:
     sample: int = 0
     max_repairs: int = 2
     allow_cut: bool = False
+    allow_empty: bool = False
     logprobs: bool = False
     accept: Callable[[Any], None] | None = field(default=None, compare=False)
 
