@@ -1,8 +1,8 @@
 """The reply cache: one SQLite table, shared by all processes of a workspace.
 
 Write-ahead log with ``synchronous=NORMAL``: a killed process loses nothing that ``put`` returned from. Nothing is ever
-evicted. Each reply carries a digest: one that was damaged on disk counts as not there. What may be stored (no errors, no
-empty replies, cut ones only where the question allows it) is the client's decision.
+evicted. Each reply carries a digest: one that was damaged on disk counts as not there. What may be stored (no errors;
+empty and cut replies only where the question allows them) is the client's decision.
 """
 
 from __future__ import annotations

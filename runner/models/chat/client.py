@@ -157,6 +157,7 @@ class Client(ChatModel):
             max_tokens=request.max_tokens,
             seed=draw_seed(request.seed, request.sample),
             allow_cut=request.allow_cut,
+            allow_empty=request.allow_empty,
             logprobs=request.logprobs,
         )
 

@@ -24,7 +24,7 @@ def reply_key(identity: dict[str, Any], payload: Payload, seed: int, sample: int
         "sampling": [payload.temperature, payload.max_tokens, seed, sample],
         "schema": [payload.schema_name, payload.schema] if payload.schema is not None else None,
     }
-    asked = {"allow_cut": payload.allow_cut, "logprobs": payload.logprobs}
+    asked = {"allow_cut": payload.allow_cut, "allow_empty": payload.allow_empty, "logprobs": payload.logprobs}
     # Only what is set: keys of replies stored before these existed stay as they were.
     content |= {name: True for name, is_set in asked.items() if is_set}
     return hashlib.sha256(canonical(content).encode()).hexdigest()

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from runner.models.chat.wire import RawReply, SendFailed
+from runner.models.chat.wire import RawReply, SendFailed, says_nothing
 
 _QUOTA = ("insufficient_quota", "billing_hard_limit", "billing_not_active", "quota_exceeded")
 # How servers say that a model has no eyes. A limit of one or more pictures is another matter.
@@ -67,7 +67,7 @@ def failure_of_status(status: int, headers: Mapping[str, str], body: bytes, now:
 
 
 def reply_of_body(body: bytes | Mapping[str, Any]) -> RawReply:
-    """The reply inside the body of a 200. Raises ``SendFailed`` for everything that is not one."""
+    """The reply inside the body of a 200. Raises ``SendFailed`` for everything that is not one, a blank one included."""
     data = _json_object(body) if isinstance(body, bytes) else body
     _raise_error_in(data)
     choice, message = _first_choice(data)
@@ -77,13 +77,14 @@ def reply_of_body(body: bytes | Mapping[str, Any]) -> RawReply:
         raise SendFailed(f"the model refused: {refusal}", scope="item", status=200)
     text = message.get("content")
     text = text.encode("utf8", "replace").decode() if isinstance(text, str) else ""
-    if not text.strip() and finish != "length":
-        raise _retry("an empty reply")
     if not isinstance(finish, str) or not finish:
-        raise _retry("a reply without finish_reason")
+        raise _retry("a reply without finish_reason" if text.strip() else "an empty reply")
     prompt, completion, cached = _usage(data)
     likelihood = _log_likelihood(choice, completion)
-    return RawReply(text, finish, str(data.get("model") or ""), prompt, completion, cached, likelihood)
+    reply = RawReply(text, finish, str(data.get("model") or ""), prompt, completion, cached, likelihood)
+    if says_nothing(text, finish):
+        raise _retry("an empty reply", blank=reply)
+    return reply
 
 
 def error_object(body: bytes | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -194,8 +195,8 @@ def _run(status: int, said: str, hint: str) -> SendFailed:
     return SendFailed(_sentence(status, said), scope="run", status=status, hint=hint)
 
 
-def _retry(what: str) -> SendFailed:
-    return SendFailed(f"the endpoint answered 200 with {what}", scope="retry", status=200)
+def _retry(what: str, blank: RawReply | None = None) -> SendFailed:
+    return SendFailed(f"the endpoint answered 200 with {what}", scope="retry", status=200, blank=blank)
 
 
 def _short(text: str) -> str:

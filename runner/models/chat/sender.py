@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from runner.context import StepContext
 from runner.errors import EndpointError, EndpointScope
 from runner.models.chat.controller import Gate, PerLoop
-from runner.models.chat.wire import Backend, Payload, RawReply, SendFailed
+from runner.models.chat.wire import Backend, Payload, RawReply, SendFailed, may_be_blank
 
 _random = random.SystemRandom()
+BLANK_RETRIES = 2  # a blank reply that may be the answer is asked for so many times more
 _SLICE = 0.5  # seconds between two looks at whether the run should stop
 
 
@@ -81,12 +82,13 @@ class Breaker:
 
 @dataclass
 class Attempts:
-    """How one turn is going: requests sent, seconds waited between them, when the first one started."""
+    """How one turn is going: requests sent, blank replies, seconds waited between them, when the first one started."""
 
     ctx: StepContext
     item: str
     sent: int = 0
     retries: int = 0
+    blanks: int = 0
     waited: float = 0.0
     started: float | None = None
     last_error: str | None = None
@@ -109,6 +111,9 @@ class Sender:
                 return failure
             attempts.last_error = failure.message
             wait = self.patience.backoff(attempts.retries, failure)
+            blank = self._settled_blank(failure, payload, attempts, wait)
+            if blank is not None:
+                return blank
             self._give_up_unless_worthwhile(failure, attempts, wait)
             await self._pause(gate, failure, attempts, wait)
 
@@ -149,6 +154,17 @@ class Sender:
             gate.limit.limited(failure.retry_after)
         elif failure.scope == "retry" and not failure.at_once:
             gate.limit.faltered()
+
+    def _settled_blank(self, failure: SendFailed, payload: Payload, attempts: Attempts, wait: float) -> RawReply | None:
+        """The blank reply that came, where it may be the answer and came often enough or cannot be asked for again."""
+        blank = failure.blank
+        if blank is None or not may_be_blank(payload, blank.finish_reason):
+            return None
+        attempts.blanks += 1
+        if attempts.blanks <= BLANK_RETRIES and self._why_not_again(failure, attempts, wait) is None:
+            return None
+        self._breaker.succeeded()
+        return blank
 
     def _give_up_unless_worthwhile(self, failure: SendFailed, attempts: Attempts, wait: float) -> None:
         if failure.at_once:

@@ -11,7 +11,17 @@ from typing import Any
 
 from runner.errors import AssetError, ModelRefused
 from runner.models.chat.batching import Batcher
-from runner.models.chat.wire import Payload, RawReply, SendFailed, count_images, finite, openai_messages, text_messages
+from runner.models.chat.wire import (
+    Payload,
+    RawReply,
+    SendFailed,
+    count_images,
+    finite,
+    may_be_blank,
+    openai_messages,
+    says_nothing,
+    text_messages,
+)
 
 _HINT = "pip install 'vlm-runner[vllm]' in an environment of its own, or serve the model and use provider: openai"
 
@@ -57,7 +67,7 @@ class VllmBackend:
     def _chat(self, payloads: Sequence[Payload]) -> list[RawReply | SendFailed]:
         messages = [self._messages(payload) for payload in payloads]
         outputs = self._llm.chat(messages, [sampling(payload) for payload in payloads], use_tqdm=False)
-        return [self._reply(output) for output in outputs]
+        return [self._reply(output, payload) for output, payload in zip(outputs, payloads, strict=True)]
 
     def _messages(self, payload: Payload) -> list[dict[str, Any]]:
         """Parts in their order where there are pictures, else plain text, which every chat template knows."""
@@ -65,10 +75,11 @@ class VllmBackend:
             return openai_messages(payload.messages)
         return [dict(message) for message in text_messages(payload.messages, self._model_name)]
 
-    def _reply(self, output: Any) -> RawReply | SendFailed:
+    def _reply(self, output: Any, payload: Payload) -> RawReply | SendFailed:
         first = output.outputs[0]
         finish = str(first.finish_reason or "stop")
-        if not first.text.strip() and finish != "length":
+        # Accepted at once where it may be blank: no transport lies between that could have lost the text.
+        if says_nothing(first.text, finish) and not may_be_blank(payload, finish):
             return SendFailed(f"{self._model_name} wrote nothing", scope="item")
         return RawReply(
             first.text, finish, self._model_name, len(output.prompt_token_ids), len(first.token_ids),

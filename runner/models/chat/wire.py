@@ -17,7 +17,8 @@ from runner.models.base import ImagePart, Message
 class Payload:
     """One turn to send: the conversation so far, the JSON Schema of the reply (or None) and how to sample.
 
-    ``allow_cut``: a reply cut off at ``max_tokens`` is whole; ``logprobs``: the reply's log-likelihood is wanted.
+    ``allow_cut``: a reply cut off at ``max_tokens`` is whole; ``allow_empty``: a blank one that ended by itself is an answer;
+    ``logprobs``: the reply's log-likelihood is wanted.
     """
 
     messages: tuple[Message, ...]
@@ -27,6 +28,7 @@ class Payload:
     max_tokens: int = 1024
     seed: int = 0
     allow_cut: bool = False
+    allow_empty: bool = False
     logprobs: bool = False
 
 
@@ -47,6 +49,16 @@ class RawReply:
     log_likelihood: float | None = None
 
 
+def says_nothing(text: str, finish_reason: str) -> bool:
+    """Whether a reply is blank although no limit cut it off."""
+    return not text.strip() and finish_reason != "length"
+
+
+def may_be_blank(payload: Payload, finish_reason: str) -> bool:
+    """Whether a blank reply with this end is an answer: it is wanted, and the model stopped by itself."""
+    return payload.allow_empty and finish_reason == "stop"
+
+
 def finite(number: float | None) -> float | None:
     """The number, or None where there is none or it is not finite."""
     return number if number is not None and math.isfinite(number) else None
@@ -56,7 +68,8 @@ class SendFailed(EndpointError):
     """One request failed.
 
     ``retry_after``: seconds the server asked for; ``limited``: it was a rate limit; ``at_once``: the request was changed
-    and may be sent again without waiting (a parameter that the server does not know was dropped).
+    and may be sent again without waiting (a parameter that the server does not know was dropped);
+    ``blank``: the reply that came, where all that is wrong is that it says nothing.
     """
 
     def __init__(
@@ -69,9 +82,10 @@ class SendFailed(EndpointError):
         limited: bool = False,
         at_once: bool = False,
         hint: str | None = None,
+        blank: RawReply | None = None,
     ) -> None:
         super().__init__(message, scope=scope, status=status, hint=hint)
-        self.retry_after, self.limited, self.at_once = retry_after, limited, at_once
+        self.retry_after, self.limited, self.at_once, self.blank = retry_after, limited, at_once, blank
 
 
 class Backend(Protocol):
