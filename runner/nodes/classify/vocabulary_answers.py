@@ -20,7 +20,7 @@ from runner.models.contrastive.vocabulary import TextVectors
 from runner.nodes.classify.cased import cased_scores
 from runner.nodes.classify.features import check_encoder, image_rows
 from runner.nodes.classify.vocabulary_embedding import embed_texts
-from runner.nodes.classify.words import Tags, candidate_words
+from runner.nodes.classify.words import Lexicon, candidate_words
 from runner.nodes.embedding import ImageTower, embed
 
 if TYPE_CHECKING:
@@ -116,15 +116,17 @@ def cased(
     encoder: ImageTextEncoder,
     vocabulary: TextVectors,
     vectors: FloatArray,
-    tags: Tags,
+    lexicon: Lexicon,
     rules: CasedRules,
     batch_size: int,
 ) -> list[str]:
     """CaSED's word for each picture [n, dim]; every candidate word of all pictures is embedded once."""
     near = nearest_texts(vectors, vocabulary, rules.captions)
-    known = functools.lru_cache(_TAGGED)(tags)
+    known = functools.lru_cache(_TAGGED)(lexicon)
     own = [
-        candidate_words([vocabulary.texts[i] for i in row], known, min_count=rules.min_count)
+        candidate_words(
+            [vocabulary.texts[i] for i in row], known, min_count=rules.min_count, irregular=lexicon.irregular_nouns
+        )
         for row in ctx.track(near, unit="captioned")
     ]
     words = sorted({word for listed in own for word in listed})

@@ -103,7 +103,7 @@ def _wordnet(folder: str) -> WordNet:
     return read_wordnet(Path(resolve(folder)))
 
 
-@step("classify.cased", version="1", estimate=_cost)
+@step("classify.cased", version="2", estimate=_cost)
 def cased(
     ctx: StepContext,
     *,

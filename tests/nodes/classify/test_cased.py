@@ -39,6 +39,9 @@ def nothing_known(word):
         (["running running 123 4x4"], ["running"]),
         (["black_bird", "black-bird"], ["black", "bird"]),
         (["glass bus iris pony ponies tomatoes"] * 2, ["glass", "bus", "iris", "pony", "ponies", "tomatoes"]),
+        (["a street.The lamp", "street. lamp"], ["street", "lamp"]),  # a dot with what follows it is a file ending
+        (["boat.", "boat.Big car big"], ["boat"]),
+        (["café", "Café"], ["café"]),  # accented letters are letters
         (["cat/dog catdog"], ["catdog"]),  # odd characters are dropped, not turned into spaces
         (["a photo, a picture"], ["object"]),
         ([""], ["object"]),
@@ -65,6 +68,23 @@ def test_an_unknown_plural_loses_its_s_and_a_known_one_goes_to_its_lemma():
     assert [singular(w, lexicon) for w in ("boxes", "lens", "horses", "glasses", "bmws", "gas", "audis")] == [
         "box", "lens", "horse", "glass", "bmw", "gas", "audis",
     ]  # fmt: skip
+
+
+def test_a_singular_is_a_noun_that_is_known_and_not_rare():
+    nouns = {"wolf", "knife", "cave", "cafe", "save", "safe", "lens", "lense", "clothes", "cloth", "leaf", "leave"}
+
+    def lexicon(word):
+        return frozenset({"NN"} | (set() if word in nouns else {"UNKNOWN"}) | ({"RARE"} if word in rare else set()))
+
+    rare = {"lense", "save"}
+    plurals = ("wolves", "knives", "caves", "saves", "lenses", "clothes", "leaves", "zarves")
+    assert [singular(word, lexicon) for word in plurals] == [
+        "wolf", "knife", "cave", "save", "lens", "clothes", "leave", "zarve",
+    ]  # fmt: skip
+    irregular = {"leaves": ("leaf", "leave"), "caves": ("unknown",)}
+    assert singular("leaves", lexicon, irregular) == "leaf"
+    assert singular("caves", lexicon, irregular) == "cave"
+    assert candidate_words(["leaves of a leaf"], lexicon, irregular=irregular) == ["leaf"]
 
 
 @given(st.lists(st.text(max_size=60), max_size=5))
@@ -169,6 +189,25 @@ def test_the_lexicon_knows_what_a_word_can_be(lexicon, word, tag):
 def test_function_words_adverbs_and_plain_verbs_name_nothing(lexicon):
     captions = ["who are with the quickly eat but has dog"] * 2
     assert candidate_words(captions, lexicon) == ["dog"]
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize(
+    ("plural", "lemma"),
+    [("knives", "knife"), ("wolves", "wolf"), ("shelves", "shelf"), ("loaves", "loaf"), ("scarves", "scarf"),
+     ("lenses", "lens"), ("leaves", "leaf"), ("clothes", "clothes"), ("caves", "cave"), ("gloves", "glove"),
+     ("horses", "horse"), ("houses", "house"), ("buses", "bus"), ("gases", "gas"), ("boxes", "box"), ("roses", "rose"),
+     ("doses", "dose"), ("glasses", "glass"), ("lures", "lure"), ("churches", "church"), ("bases", "base"),
+     ("ponies", "ponies"), ("axes", "ax"), ("broadleaves", "broadleaf"), ("candlefishes", "candlefish")],
+)  # fmt: skip
+def test_plurals_are_led_back_by_wordnet(lexicon, plural, lemma):
+    assert list(plain_words(plural, lexicon, lexicon.irregular_nouns)) == [lemma]
+
+
+@pytest.mark.assets
+def test_nouns_that_look_like_function_words_count_and_function_words_do_not(lexicon):
+    captions = ["a tin can and a human being", "the past, the will, the might", "out off may must who would"] * 2
+    assert candidate_words(captions, lexicon) == ["tin", "can", "human", "being", "past", "will", "might"]
 
 
 @pytest.mark.assets
