@@ -152,7 +152,7 @@ class Sender:
     def _learn(gate: Gate, failure: SendFailed) -> None:
         if failure.limited:
             gate.limit.limited(failure.retry_after)
-        elif failure.scope == "retry" and not failure.at_once:
+        elif failure.scope == "retry" and not failure.at_once and failure.blank is None:  # silence is no overload
             gate.limit.faltered()
 
     def _settled_blank(self, failure: SendFailed, payload: Payload, attempts: Attempts, wait: float) -> RawReply | None:
