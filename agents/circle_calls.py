@@ -50,7 +50,7 @@ class Said:
 @dataclass(frozen=True)
 class Talk:
     """Asks one model about one dataset and draw (``draw`` is the seed of the context): greedy, and a reply that runs into
-    its limit is a reply."""
+    its limit, or that is empty, is a reply."""
 
     lmm: ChatModel
     ctx: StepContext
@@ -67,7 +67,7 @@ class Talk:
         place = sample_id if slot is None else f"round {round_ or 0}, slot {slot}"
         request = ChatRequest(
             messages, f"circle.{kind}", item=f"{self.dataset}/{place}", max_tokens=self.max_tokens, seed=self.ctx.seed,
-            allow_cut=True, logprobs=self.logprobs,
+            allow_cut=True, allow_empty=True, logprobs=self.logprobs,
         )  # fmt: skip
         call: Row = {
             "dataset": self.dataset, "seed": self.draw, "kind": kind, "round": round_, "slot": slot, "sample_id": sample_id,

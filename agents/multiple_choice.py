@@ -156,11 +156,12 @@ class Choosing:
         return (*system, Message("user", tuple(parts)))
 
     def request(self, row: Row, messages: tuple[Message, ...], seed: int) -> ChatRequest:
-        """Greedy; a reply cut off at the limit is an answer too."""
+        """Greedy; a reply that is cut off or empty is an answer too, unless the choice is held to the list."""
         schema = {"type": "string", "enum": list(self.names[row["dataset"]])} if self.schema_choice else None
         return ChatRequest(
             messages, "circle.multiple_choice", item=f"{row['dataset']}/{row['sample_id']}", schema=schema,
             schema_name="class_name", max_tokens=self.max_tokens, seed=seed, allow_cut=not self.schema_choice,
+            allow_empty=not self.schema_choice,
         )  # fmt: skip
 
     def prediction(self, dataset: str, reply: ChatReply) -> str:

@@ -116,7 +116,7 @@ class Conversation:
         return {"replies": [*replies, await reply_to(self.lmm, self.request(replies), self.ctx)]}
 
     def request(self, replies: Sequence[ChatReply]) -> ChatRequest:
-        """The conversation up to the round after ``replies``; greedy, and a reply cut off at the limit is an answer too."""
+        """The conversation up to the round after ``replies``; greedy; a reply that is cut off or empty is an answer too."""
         rounds = self.question.rounds
         messages = [Message("system", self.asking.system)] if self.asking.system else []
         messages.append(Message("user", (self.picture, rounds[0])))
@@ -124,7 +124,7 @@ class Conversation:
             messages += [Message("assistant", reply.text), Message("user", text)]
         return ChatRequest(
             tuple(messages), "owc.ask", item=self.item, max_tokens=self.asking.max_tokens or self.question.tokens,
-            seed=self.ctx.seed, allow_cut=True, logprobs=self.asking.logprobs,
+            seed=self.ctx.seed, allow_cut=True, allow_empty=True, logprobs=self.asking.logprobs,
         )  # fmt: skip
 
 

@@ -169,3 +169,42 @@ async def test_several_datasets_travel_together(tmp_path, order):
     assert {tuple(r.values()) for r in answers.settings["runs"]} == {
         (d, s, 1, 3) for d in ("one", "two") for s in (0, 5)
     }
+
+
+def silent(kind, targets=None):
+    """Replies in which questions of a kind (about some of the pictures) are met with silence."""
+
+    def reply(question):
+        is_met = question.kind == kind and (targets is None or question.target in targets)
+        return "" if is_met else reply_to(question)
+
+    return reply
+
+
+async def test_an_empty_refinement_keeps_the_label_and_is_no_failure(tmp_path):
+    answers, ctx, _ = await run(tmp_path, Watch(silent("refine")))
+    flags = {(row["round"], row["flag"], row["reply"], row["changed"]) for row in answers.labels.to_pylist()}
+    assert flags == {(0, None, f"thing {number(row)}", True) for row in answers.contexts.to_pylist()} | {
+        (round_, "kept_previous", "", False) for round_ in (1, 2)
+    }
+    assert ctx.failures == [] and set(answers.calls["failure"].to_pylist()) == {None}
+
+
+async def test_an_empty_answer_is_scored_and_found_again(tmp_path):
+    for method, key in (("circle", "circle"), ("pseudo", "base")):
+        answers, ctx, _ = await run(tmp_path, Watch(silent("query")), method=method, cache=method, name=method)
+        found = rows_of(answers.answers, "prompt_key", "reply", "prediction", "judged", "n_items", "failure")
+        assert set(found) == {(key, "", "", "", 0, None)} and ctx.failures == []
+        again, _, sent = await run(tmp_path, Watch(), method=method, cache=method)
+        assert sent.requests == 0
+        same(answers, again, "cached")
+
+
+async def test_an_empty_pseudo_label_leaves_its_picture_out_and_says_why(tmp_path):
+    first = number((await run(tmp_path, Watch(), cache="a"))[0].contexts.to_pylist()[0])
+    answers, ctx, _ = await run(tmp_path, Watch(silent("pseudo", {first})), cache="b", name="other")
+    assert answers.contexts["final_label"].to_pylist()[0] is None
+    assert rows_of(answers.labels, "slot", "reply", "label", "flag")[0] == (0, "", None, "failed")
+    assert set(answers.calls["failure"].to_pylist()) == {None}
+    assert ["a blank reply; it is left out of the context" in text for _, text in ctx.failures] == [True]
+    assert answers.settings["runs"][0]["context"] == 3 and None not in answers.answers["prediction"].to_pylist()

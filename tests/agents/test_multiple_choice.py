@@ -241,3 +241,13 @@ async def test_labels_that_lose_their_pictures_end_it_before_it_starts(order, ct
                 await multiple_choice(ctx, **asked | {"lmm": lmm})
             assert server.requests == 2 and "--interleave-mm-strings" in caught.value.hint
     assert probed == [5]
+
+
+async def test_an_empty_choice_is_an_answer_that_names_no_class(ctx, tmp_path):
+    images = make_datasets(tmp_path / "data", per_class=1)
+    with model(tmp_path, lambda body: "") as (lmm, _):
+        found = await multiple_choice(ctx, lmm=lmm, images=images, probe=False)
+        held = await multiple_choice(ctx, lmm=lmm, images=images, probe=False, schema_choice=True)
+    assert set(rows_of(found.answers, "reply", "prediction", "failure")) == {("", "", None)}
+    assert {row["prediction"] for row in held.answers.to_pylist()} == {None}  # silence is no class of the list
+    assert all("an empty reply" in row["failure"] for row in held.answers.to_pylist())

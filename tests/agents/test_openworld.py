@@ -12,6 +12,7 @@ from runner.context import local_context
 from runner.errors import EndpointError, ModelRefused, StepError
 from runner.models.base import ChatModel
 from runner.naming import comma_items
+from runner.nodes.openworld.concepts import Spans, concepts_of
 from runner.nodes.openworld.metrics import text_inclusion
 
 
@@ -226,3 +227,17 @@ def test_comma_items_are_what_was_joined(parts):
 def test_an_own_prompt_is_one_question_or_several(fields):
     with pytest.raises(ValidationError):
         OwnPrompt(**fields)
+
+
+async def test_an_empty_answer_is_scored_and_no_failure(ctx, tmp_path):
+    """Its one concept is the empty text: similarities count it, and the label is not in it."""
+    images = make_datasets(tmp_path / "data", per_class=1)
+    for answer in (lambda body: "", name_it):  # what was answered with silence is not asked again
+        with model(tmp_path, answer) as (lmm, server):
+            answers = await ask(ctx, lmm=lmm, images=images, probe=False)
+        found = rows_of(answers.answers, "reply", "prediction", "judged", "n_items", "first_item", "failure")
+        assert set(found) == {("", "", "", 0, None, None)} and ctx.failures == []
+    assert server.requests == 0
+    rows = answers.answers.to_pylist()
+    assert list(text_inclusion([r["target"] for r in rows], [r["prediction"] for r in rows])) == [0, 0, 0]
+    assert [concept.text for concept in concepts_of("", Spans([], []))] == [""]
