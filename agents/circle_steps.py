@@ -132,7 +132,10 @@ async def stream(
     rounds: Rounds = 3,
     rebuild_every: Annotated[int, Field(ge=1, description="pictures that share one context")] = 1,
     reservoir: Annotated[
-        bool, Field(description="keep m pictures with the labels they once got: T + 2 calls a picture (ours)")
+        bool,
+        Field(
+            description="keep m pictures with the labels they once got: T + 2 calls a picture (ours); with rebuild_every: 1"
+        ),
     ] = False,
     seeds: Seeds = [0],  # noqa: B006
     query_split: Split = "test",
@@ -164,6 +167,7 @@ async def stream(
     settings = _settings(locals())
     said = _prompts(prompts, system, split_turns, ctx)
     _check_seeds(seeds, ctx)
+    _check_reservoir(reservoir, rebuild_every, ctx)
     name = label or ("streaming" if method == "circle" else "streaming_pseudo")
     answering = Answering(name, method == "circle", compat, judge_wrap)
     run = Run(
@@ -190,6 +194,15 @@ def _check_seeds(seeds: list[int], ctx: StepContext) -> None:
         raise StepError(f"seeds: {twice[0]} is given twice", step=ctx.step, hint="write each seed once")
     if min(seeds) < 0 or max(seeds) >= 2**31:
         raise StepError("seeds: write numbers from 0 to 2147483647", step=ctx.step)
+
+
+def _check_reservoir(reservoir: bool, rebuild_every: int, ctx: StepContext) -> None:
+    """Every picture has to be labelled before it may be kept, so that none can share the context of another."""
+    if reservoir and rebuild_every > 1:
+        raise StepError(
+            f"reservoir: pictures are kept one by one, but rebuild_every is {rebuild_every}", step=ctx.step,
+            hint="write rebuild_every: 1 (a picture then costs T + 2 calls), or leave reservoir out",
+        )  # fmt: skip
 
 
 def _prompts(folder: str | None, system: str | None, split_turns: bool, ctx: StepContext) -> Prompts:

@@ -31,7 +31,7 @@ _SPARE = 4  # of so many times as many pictures as are shown, those that can be 
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """``memory``: m; ``rebuild_every``: pictures that share one context."""
+    """``memory``: m; ``rebuild_every``: pictures that share one context, 1 with a ``reservoir``."""
 
     memory: int = 16
     rebuild_every: int = 1

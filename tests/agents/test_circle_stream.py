@@ -11,6 +11,7 @@ from agents.circle_runs import calls_of, streaming_calls
 from agents.circle_steps import stream
 from agents.circle_stream import Reservoir, earlier_places
 from runner.context import local_context
+from runner.errors import StepError
 
 M, T, N = 3, 2, 8
 
@@ -103,6 +104,21 @@ async def test_a_reservoir_keeps_labels_and_costs_t_plus_two_calls_a_picture(tmp
     for question in watch.of("query"):
         assert dict(question.examples) == {p: finals[p] for p, _ in question.examples}
         assert len(question.examples) <= M
+
+
+async def test_a_reservoir_is_offered_every_picture(tmp_path):
+    """While there is room each picture of the stream so far is shown, so none was passed over."""
+    answers, watch, _ = await run(tmp_path, reservoir=True, memory=N)
+    order = order_of(answers)
+    shown = {question.target: [p for p, _ in question.examples] for question in watch.of("query")}
+    assert [shown[name] for name in order[1:]] == [order[:place] for place in range(1, N)]
+
+
+async def test_a_reservoir_with_shared_contexts_is_refused_before_any_call(tmp_path):
+    watch = Watch()
+    with pytest.raises(StepError, match="rebuild_every is 4") as error:
+        await run(tmp_path, watch, reservoir=True, rebuild_every=4, probe=True)
+    assert "rebuild_every: 1" in error.value.hint and watch.questions == []
 
 
 async def test_a_picture_that_cannot_be_read_is_a_failure_and_no_example(tmp_path):
