@@ -89,8 +89,8 @@ def singular(word: str, tags: Tags, irregular: Irregular = _NONE) -> str:
     """A word without its plural s; words in -ss, -us, -is, -ies and -oes stay as they are.
 
     Ours: of the irregular singulars and those without -s or -es ("boxes"), the first noun that the lexicon knows and
-    does not call rare ("lenses": lens, not lense); without any, that in -f or -fe ("wolves"), then any irregular one. A listed word that is no
-    plural of one it knows stays ("lens", "clothes").
+    does not call rare ("lenses": lens, not lense); without any, that in -f or -fe ("wolves"), then any irregular one. A
+    listed word that is no plural of one it knows stays ("lens", "clothes").
     """
     if not word.endswith("s") or word.endswith(_NO_SINGULAR) or len(word) <= SHORTEST:
         return word
