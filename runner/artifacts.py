@@ -123,10 +123,11 @@ class Verdicts(Artifact):
 class Datasets(Artifact):
     """One or several classification datasets: the pictures of their splits and the text of each picture's class.
 
-    ``datasets``: in order, ``{"dataset", "group", "classes", "domain_noun", "template", "licence"}``: ``classes`` are the
-    target texts by class index, ``group`` one of the protocol's (or None), ``domain_noun`` what fine-grained questions
-    call the subject (or None), ``template`` the customary CLIP prompt with one ``{}``. ``corpus``: source specs from which
-    the bytes can be read. ``images``: sorted by dataset, split, order of the split.
+    ``datasets``: in order, ``{"dataset", "known", "group", "classes", "domain_noun", "template", "licence"}``: ``known`` is
+    the public dataset's key whatever its name here (or None, or missing), ``classes`` are the target texts by class index,
+    ``group`` one of the protocol's (or None), ``domain_noun`` what fine-grained questions call the subject (or None),
+    ``template`` the customary CLIP prompt with one ``{}``. ``corpus``: source specs from which the bytes can be read.
+    ``images``: sorted by dataset, split, order of the split.
     """
 
     datasets: list[dict[str, Any]]

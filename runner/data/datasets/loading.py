@@ -73,6 +73,7 @@ def _about(spec: AnyDataset, name: str, content: Content) -> dict[str, Any]:
     known = KNOWN[spec.name] if isinstance(spec, KnownDataset) else None
     return {
         "dataset": name,
+        "known": spec.name if isinstance(spec, KnownDataset) else None,
         "group": spec.group or (known.group if known else None),
         "classes": content.classes,
         "domain_noun": spec.domain_noun or (known.domain_noun if known else None),

@@ -20,7 +20,7 @@ def _load_cost(params: Mapping[str, Any]) -> Cost:
     return Cost(images=count * len(SPLITS) * params.get("thumbnails", 24), bytes=None)
 
 
-@step("datasets.load", version="1", estimate=_load_cost)
+@step("datasets.load", version="2", estimate=_load_cost)
 def load(
     ctx: StepContext,
     *,

@@ -187,9 +187,14 @@ class TipPlan:
     limit: int | None
     batch_size: int
 
-    def grid(self, dataset: str) -> TipGrid:
+    def training_epochs(self, info: Row) -> int:
+        """The plan's, else what is customary for the dataset."""
+        customary = FINETUNE_EPOCHS.get(customary_key(info), DEFAULT_FINETUNE_EPOCHS)
+        return customary if self.epochs is None else self.epochs
+
+    def grid(self, info: Row) -> TipGrid:
         """The dataset's grid with what the plan sets instead. A linear cache starts at 1 (ours)."""
-        known = grid_of(dataset)
+        known = grid_of(customary_key(info))
         start = 1.0 if self.variant == "linear" else known.alpha
         return TipGrid(
             alpha=start if self.alpha is None else self.alpha,
@@ -199,6 +204,11 @@ class TipPlan:
             beta_steps=self.beta_steps,
             alpha_steps=self.alpha_steps,
         )
+
+
+def customary_key(info: Row) -> str:
+    """What the dataset is looked up by: the public dataset's key, or its name where it is none."""
+    return str(info.get("known") or info["dataset"])
 
 
 class TipResult(NamedTuple):
@@ -245,7 +255,7 @@ def tip_answers(
 ) -> TipResult:
     """Keys, perhaps trained; perhaps the search on ``validation``; answers to ``queries``. Weights [D, C]."""
     info = queries.info
-    grid = plan.grid(info["dataset"])
+    grid = plan.grid(info)
     cache = cache_model(features, pool.classes, len(info["classes"]))
     if plan.finetune:
         cache = cache._replace(keys=_trained(ctx, plan, grid, cache, features, pool, weights))
@@ -287,7 +297,7 @@ def _trained(
     from runner.nodes.classify.tip_adapter_f import train_keys
 
     name = pool.info["dataset"]
-    epochs = FINETUNE_EPOCHS.get(name, DEFAULT_FINETUNE_EPOCHS) if plan.epochs is None else plan.epochs
+    epochs = plan.training_epochs(pool.info)
     ctx.advance("epochs", 0, epochs)
 
     def on_epoch(loss: float) -> None:

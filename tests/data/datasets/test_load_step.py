@@ -99,7 +99,8 @@ def test_several_datasets_travel_in_one_artifact(tmp_path):
     }  # fmt: skip
     assert [d["dataset"] for d in made.datasets] == ["dtd", "fgvc_aircraft", "again"]
     assert made.datasets[2] | {"classes": 0, "licence": 0} == {
-        "dataset": "again", "group": "mine", "classes": 0, "domain_noun": "cloth", "template": "{} cloth.", "licence": 0
+        "dataset": "again", "known": "dtd", "group": "mine", "classes": 0, "domain_noun": "cloth", "template": "{} cloth.",
+        "licence": 0,
     }  # fmt: skip
     assert [row["dataset"] for row in table] == sorted(
         (r["dataset"] for r in table), key=["dtd", "fgvc_aircraft", "again"].index

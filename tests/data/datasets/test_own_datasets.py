@@ -47,7 +47,7 @@ def test_first_folders_are_the_classes(tmp_path):
         ("test", "sea_horse/x/1.jpg", "sea horse"),
     ]  # fmt: skip
     assert found.about == {
-        "dataset": "pets", "group": None, "classes": ["Cat", "dog", "sea horse"], "domain_noun": None,
+        "dataset": "pets", "known": None, "group": None, "classes": ["Cat", "dog", "sea horse"], "domain_noun": None,
         "template": "a photo of a {}.", "licence": None,
     }  # fmt: skip
     assert "1 pictures outside of class folders" in found.content.notes[0] and "loose.jpg" in found.content.notes[0]
@@ -242,7 +242,7 @@ def test_a_source_without_labels_says_what_to_write(tmp_path):
         ({"image_folder": "/tmp", "fractions": {"train": 0.5}}, "add up to 0.5"), ({"image_folder": "/tmp", "limit": 0}, "greater than"),
         ({"image_folder": "/tmp", "template": "a photo of {} and {}"}, "one {}"), ({"image_folder": "/tmp", "template": "{x.y} {}"}, "one {}"),
         ({"image_folder": "/"}, "`as:`"), ({"image_folder": "/tmp", "as": "a\nb"}, "pattern"),
-        ({"packaged": {"train": "a", "test": "b"}}, "`as:`"), ({"packaged": {"train": "a", "test": "a"}, "as": "x"}, "two splits"),
+        ({"packaged": {"train": "google-emoji", "test": "fluent-3d"}}, "`as:`"), ({"packaged": {"train": "google-emoji", "test": "google-emoji"}, "as": "x"}, "two splits"),
         ({"packaged": {"trian": "a"}, "as": "x"}, "packaged"), ({"source": {"folder": "/tmp"}}, "`as:`"),
         ({"image_folder": "/tmp", "limit": {"tset": 3}}, "tset"), ({"image_folder": "/tmp", "domain_noun": "a\nb"}, "pattern"),
     ],
@@ -259,7 +259,7 @@ def test_the_published_schema_takes_what_pydantic_takes():
     schema = TypeAdapter(DatasetSpecs).json_schema()
     good = [
         {"name": "dtd", "root": "/tmp", "as": "d", "limit": 3}, [{"image_folder": "/tmp", "limit": {"test": 3}}],
-        {"packaged": "a+b", "target": "caption"}, {"packaged": {"train": "a", "test": "b"}, "as": "x"},
+        {"packaged": "google-emoji+b", "target": "caption"}, {"packaged": {"train": "google-emoji", "test": "fluent-3d"}, "as": "x"},
         {"source": {"parquet": "/tmp", "label_field": "x"}, "as": "p"}, {"source": {"test": {"folder": "/tmp"}}, "as": "p"},
     ]  # fmt: skip
     for spec in good:

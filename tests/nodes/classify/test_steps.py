@@ -10,6 +10,7 @@ from results.tables import arrow_table
 from runner.artifacts import Datasets, ImageFeatures
 from runner.context import local_context
 from runner.errors import DataError, StepError
+from runner.nodes.classify.answering import TipPlan
 from runner.nodes.classify.knn import knn_vote
 from runner.nodes.classify.steps import clip_zero_shot, features, knn, neighbours, pool, score, tip_adapter
 from runner.nodes.classify.tip_adapter import cache_model, search_alpha_beta, tip_logits
@@ -262,6 +263,33 @@ def test_tip_adapter_with_fixed_values(ctx, made, encoder):
     linear = tip_adapter(ctx, variant="linear", omega=0.0, augment_epochs=0, **settings)
     assert linear.answers.column("prediction").equals(zero_shot.answers.column("prediction"))
     assert linear.method == "tip_adapter_linear"
+
+
+def test_a_public_dataset_keeps_its_customary_values_under_another_name(ctx, made, encoder):
+    def renamed(**entry):
+        return dataclasses.replace(made[0], datasets=[made[0].datasets[0] | entry])
+
+    settings = {"encoder": encoder, "pool": made[1], "augment_epochs": 0, "beta_steps": 2, "alpha_steps": 2}
+    found = tip_adapter(ctx, features=renamed(known="eurosat"), **settings).tip_grid.to_pylist()
+    # published ends of the search: beta 12, alpha 10
+    assert sorted({r["beta"] for r in found}) == pytest.approx([0.1, 0.1 + (12 - 0.1) / 2])
+    assert sorted({r["alpha"] for r in found}) == pytest.approx([0.1, 0.1 + (10 - 0.1) / 2])
+    fixed = tip_adapter(ctx, features=renamed(known="flowers102"), search=False, **settings)
+    assert fixed.settings["used"]["cifar"]["alpha"] == 10
+    other = tip_adapter(ctx, features=renamed(known=None), search=False, **settings)
+    assert other.settings["used"]["cifar"]["alpha"] == 1.17
+
+
+def test_what_is_customary_follows_the_key_and_else_the_name():
+    plan = TipPlan(
+        variant="exponential", finetune=True, search=True, alpha=None, beta=None, alpha_scale=None, beta_scale=None,
+        alpha_steps=1, beta_steps=1, augment_epochs=0, epochs=None, split="test", val_split="val", limit=None,
+        batch_size=1,
+    )  # fmt: skip
+    entries = [{"known": "eurosat", "dataset": "small"}, {"dataset": "eurosat"}, {"known": "dtd", "dataset": "eurosat"}]
+    assert [plan.training_epochs(entry) for entry in entries] == [100, 100, 20]
+    assert [plan.grid(entry).alpha_scale for entry in entries] == [10, 10, 13]
+    assert dataclasses.replace(plan, epochs=7).training_epochs(entries[0]) == 7
 
 
 def test_views_of_pool_pictures_follow_the_seed_and_are_kept(ctx, made, images):
