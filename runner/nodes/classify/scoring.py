@@ -88,6 +88,9 @@ def judged_rows(answers: Sequence[ClosedAnswers]) -> list[Row]:
 
 def _judged(rows: Sequence[Row], classes: Mapping[str, Sequence[str]]) -> list[Row]:
     included = text_inclusion([row["target"] for row in rows], [row["prediction"] for row in rows])
+    # Without a reply the prediction is a class: inclusion then is top-1, as in the paper, and credits no nested name.
+    top_1 = (row["prediction"] == row["target"] for row in rows)
+    right = [hit if row["reply"] is not None else same for row, hit, same in zip(rows, included, top_1, strict=True)]
     named: dict[tuple[str, str | None], str | None] = {}
     for row in rows:
         key = (row["dataset"], row["prediction"])
@@ -98,7 +101,7 @@ def _judged(rows: Sequence[Row], classes: Mapping[str, Sequence[str]]) -> list[R
     return [
         {name: row[name] for name in kept}
         | {"correct_inclusion": bool(hit), "correct_strict": named[row["dataset"], row["prediction"]] == row["target"]}
-        for row, hit in zip(rows, included, strict=True)
+        for row, hit in zip(rows, right, strict=True)
     ]
 
 

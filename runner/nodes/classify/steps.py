@@ -197,7 +197,7 @@ def clip_zero_shot(
     return ClosedAnswers(features.datasets, who.method, {"templates": used, "split": split}, _answers(rows))
 
 
-@step("classify.tip_adapter", version="1")
+@step("classify.tip_adapter", version="2")
 def tip_adapter(
     ctx: StepContext,
     *,
@@ -351,7 +351,7 @@ def _answers(rows: list[dict[str, Any]]) -> Any:
     return arrow_table("closed_world_answer", rows)
 
 
-@step("classify.score", version="1")
+@step("classify.score", version="2")
 def score(
     ctx: StepContext, *, answers: Annotated[list[ClosedAnswers], Field(description="of one method or several")]
 ) -> ClosedScores:

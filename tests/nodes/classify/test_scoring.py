@@ -81,10 +81,11 @@ def test_the_spread_of_a_mean_is_over_the_seeds_that_all_have():
     assert found.sd == pytest.approx(math.sqrt(0.125))
 
 
-def answers(method, said, *, target="crab", seed=0):
+def answers(method, said, *, target="crab", seed=0, replied=False):
     rows = [
         {"method": method, "model": "m", "shots": 0, "dataset": "sea", "sample_id": f"s{i}", "seed": seed,
-         "target": target, "prediction": text, "failure": None if text is not None else "refused"}
+         "target": target, "prediction": text, "failure": None if text is not None else "refused",
+         "reply": text if replied else None}
         for i, text in enumerate(said)
     ]  # fmt: skip
     return ClosedAnswers([about("sea", SEA, None)], method, {}, arrow_table("closed_world_answer", rows))
@@ -93,7 +94,7 @@ def answers(method, said, *, target="crab", seed=0):
 def test_inclusion_credits_nested_names_and_lists_and_the_strict_rule_does_not(tmp_path):
     ctx = local_context(tmp_path)
     said = ["crab", "Hermit Crab", "a crab, I think", "dog, crab", None, "cat"]
-    scored = score(ctx, answers=[answers("lmm", said)])
+    scored = score(ctx, answers=[answers("lmm", said, replied=True)])
     rows = scored.predictions.to_pylist()
     assert [r["correct_inclusion"] for r in rows] == [True, True, True, True, False, False]
     assert [r["correct_strict"] for r in rows] == [True, False, True, True, False, False]
@@ -103,6 +104,18 @@ def test_inclusion_credits_nested_names_and_lists_and_the_strict_rule_does_not(t
     assert (dataset["value"], dataset["n"], dataset["failures"], dataset["seeds"]) == (pytest.approx(4 / 6), 6, 1, 1)
     np.testing.assert_allclose([dataset["low"], dataset["high"]], wilson(4, 6), atol=1e-9)
     assert summary["dataset", "accuracy_strict"]["value"] == pytest.approx(0.5)
+
+
+def test_without_a_reply_inclusion_is_top_1(tmp_path):
+    ctx = local_context(tmp_path)
+    said = ["crab", "hermit crab", "cat", None]  # as contrastive methods answer: a class, or nothing
+    scored = score(ctx, answers=[answers("knn", said), answers("lmm", said, replied=True)])
+    right = {"knn": [True, False, False, False], "lmm": [True, True, False, False]}
+    for method, expected in right.items():
+        rows = [row for row in scored.predictions.to_pylist() if row["method"] == method]
+        assert [row["correct_inclusion"] for row in rows] == expected
+    values = {r["method"]: r["value"] for r in scored.summary.to_pylist() if r["metric"] == "accuracy_inclusion"}
+    assert values == {"knn": pytest.approx(0.25), "lmm": pytest.approx(0.5)}
 
 
 def test_methods_that_saw_other_pictures_are_named(tmp_path):
