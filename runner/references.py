@@ -35,6 +35,20 @@ class AssetRef(str):
         return str(self).removeprefix(ASSET_SCHEME)
 
 
+def asset_ref(value: str) -> AssetRef:
+    """A reference to an entry of the asset registry, by its name or ``asset:NAME``; for pydantic, which reports the error."""
+    from runner.assets.registry import entry
+    from runner.errors import AssetError
+
+    reference = AssetRef(ASSET_SCHEME + value.removeprefix(ASSET_SCHEME))
+    try:
+        entry(reference.name)
+    except AssetError as error:
+        advice = f" ({error.hint})" if error.hint else ""
+        raise PydanticCustomError("unknown_asset", "{text}", {"text": f"{error.message}{advice}"}) from None
+    return reference
+
+
 class _PathMark:
     """pydantic glue: resolve against ``context["base"]`` (a ``Path``), check existence unless ``must_exist=False``."""
 
@@ -49,7 +63,7 @@ class _PathMark:
 
     def _resolve(self, value: str, info: ValidationInfo) -> str:
         if value.startswith(ASSET_SCHEME):
-            return AssetRef(value)
+            return asset_ref(value)
         base = (info.context or {}).get("base", Path.cwd())
         try:
             path = Path(base, Path(value).expanduser()).absolute()

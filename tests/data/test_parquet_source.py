@@ -110,8 +110,8 @@ def test_a_packaged_set_is_a_source_like_any_other(monkeypatch):
     import runner.assets
 
     monkeypatch.setattr(runner.assets, "source_of", lambda name: Set())
-    source = open_source({"packaged": "set", "limit": 10})
+    source = open_source({"packaged": "cifar10-test", "limit": 10})
     assert len(uris(source)) == 9 and source.problems.counts() == {"unreadable_file": 1}
     assert source.licence == "CC0-1.0" and source.labels()["000.png"] == "thing"
     assert dict(source.read_many(["007.png"])) == {"007.png": png(7)}
-    assert open_source(source.spec).source_id == source.source_id == "set"
+    assert open_source(source.spec).source_id == source.source_id == "cifar10-test"

@@ -53,9 +53,9 @@ def errors(value):
 def test_the_key_says_the_kind_and_a_single_source_is_a_corpus(tmp_path):
     corpus = TypeAdapter(Corpus)
     one = corpus.validate_python({"folder": str(tmp_path)})
-    many = corpus.validate_python([{"folder": str(tmp_path)}, {"packaged": "stamps+large", "limit": 3}])
+    many = corpus.validate_python([{"folder": str(tmp_path)}, {"packaged": "tuxpaint-stamps+large", "limit": 3}])
     assert one == many[0]
-    assert (many[1].packaged, many[1].variant, many[1].limit) == ("asset:stamps", "large", 3)
+    assert (many[1].packaged, many[1].variant, many[1].limit) == ("asset:tuxpaint-stamps", "large", 3)
     assert corpus.validate_python(many[1].plain()) == many[1]
 
 

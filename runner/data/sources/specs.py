@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from runner.data.sources.base import MAX_RECORD_BYTES
-from runner.references import ASSET_SCHEME, AssetRef, InputPath
+from runner.references import InputPath, asset_ref
 
 Name = Annotated[str, Field(pattern=r"^[^/\x00-\x1f]{1,200}$", description="name of the source in the results")]
 
@@ -121,16 +121,11 @@ class UrlsSource(_SourceModel):
     concurrency: Annotated[int, Field(ge=1, le=64, description="links fetched at a time")] = 16
 
 
-def _asset_name(value: str) -> AssetRef:
-    # An AssetRef, so that the planner fetches the set before anything is keyed.
-    return AssetRef(ASSET_SCHEME + value.removeprefix(ASSET_SCHEME))
-
-
 class PackagedSource(_SourceModel):
     """An image set of the asset registry (`runner assets list`)."""
 
     key: ClassVar[str] = "packaged"
-    packaged: Annotated[str, Field(min_length=1), AfterValidator(_asset_name)]
+    packaged: Annotated[str, Field(min_length=1), AfterValidator(asset_ref)]  # the planner fetches the set before anything is keyed
     variant: Annotated[str, Field(description="variant of the set")] | None = None
 
     @model_validator(mode="before")

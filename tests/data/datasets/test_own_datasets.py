@@ -17,7 +17,8 @@ from runner.data.datasets.specs import DatasetSpec, DatasetSpecs, Fractions
 from runner.data.datasets.texts import caption_target
 from runner.data.places import Place, read_pictures
 from runner.data.sources import open_sources
-from runner.errors import DataError
+from runner.errors import DataError, SpecError
+from runner.spec import compile_text, render_problems
 
 ALL_TEST = {"test": 1.0}
 
@@ -306,3 +307,11 @@ def test_a_concept_of_the_context_is_in_no_query_under_another_style():
     assert len(concepts(overlapping, "train") & concepts(overlapping, "test")) > 1000
     assert not concepts(apart, "train") & concepts(apart, "test")
     assert min(len(concepts(apart, "train")), len(concepts(apart, "test"))) > 300
+
+
+def test_a_packaged_set_that_does_not_exist_is_told_with_its_place_before_anything_runs(tmp_path):
+    text = "name: x\nsteps:\n  images: {uses: datasets.load, datasets: {packaged: cifar10-tst, as: c}}\n"
+    with pytest.raises(SpecError) as caught:
+        compile_text(text, "x.yaml", tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.position.line == 3 and "did you mean cifar10-test?" in render_problems(caught.value)
