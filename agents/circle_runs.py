@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -81,7 +82,8 @@ class Run:
         asked = self._queries()
         context, pictures = self._pictures(self.max_side), self._pictures(self.query_max_side)
         # Between rebuilds the picture that was labelled last is an example too.
-        await self._check_model(plan.memory + (1 if plan.rebuild_every == 1 else 2))
+        longest = max(Counter(row["dataset"] for row in asked).values())
+        await self._check_model(min(plan.memory + (1 if plan.rebuild_every == 1 else 2), longest + 1))
         self.ctx.advance("answers", 0, len(asked) * len(self.asked.seeds))
         losses = Losses(self.ctx, "calls")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from agents.openworld_steps import Label, Limit, Probe, Sent, Split, System
 from runner.artifacts import CircleAnswers, Datasets
@@ -21,7 +21,19 @@ if TYPE_CHECKING:
 WRAP = "The main object of the photo is one of the following: {}."
 
 Rounds = Annotated[int, Field(ge=0, le=20, description="T, passes of refinement (0: pseudo-labels alone)")]
-Seeds = Annotated[list[int], Field(min_length=1, max_length=100, description="one run each, with a draw of its own")]
+
+
+def _each_once(seeds: list[int]) -> list[int]:
+    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    if twice:
+        raise ValueError(f"{twice[0]} is given twice")
+    return seeds
+
+
+Seeds = Annotated[
+    list[Annotated[int, Field(ge=0, lt=2**31)]],
+    Field(min_length=1, max_length=100, description="one run each, with a draw of its own"), AfterValidator(_each_once),
+]  # fmt: skip
 ContextSide = Annotated[
     int | None,
     Field(ge=16, le=8192, description="longer side of context pictures in pixels at most (null: as they are)"),
@@ -61,7 +73,7 @@ def _cost(params: Mapping[str, Any]) -> Cost:
     return Cost(llm_calls=None, images=None)
 
 
-@step("circle.classify", version="1", estimate=_cost, tags=frozenset({"llm"}))
+@step("circle.classify", version="2", estimate=_cost, tags=frozenset({"llm"}))
 async def classify(
     ctx: StepContext,
     *,
@@ -108,7 +120,6 @@ async def classify(
 
     settings = _settings(locals())
     said = _prompts(prompts, system, split_turns, ctx)
-    _check_seeds(seeds, ctx)
     answering = Answering(label or method, method == "circle", compat, judge_wrap)
     run = Run(
         lmm, ctx, said, CirclePlan(method, rounds, context_order, early_stop), answering, Asked(images, query_split, limit, seeds),
@@ -119,7 +130,7 @@ async def classify(
     return CircleAnswers(images.datasets, answering.method, settings, *gathered.tables())
 
 
-@step("circle.stream", version="1", estimate=_cost, tags=frozenset({"llm"}))
+@step("circle.stream", version="2", estimate=_cost, tags=frozenset({"llm"}))
 async def stream(
     ctx: StepContext,
     *,
@@ -166,7 +177,6 @@ async def stream(
 
     settings = _settings(locals())
     said = _prompts(prompts, system, split_turns, ctx)
-    _check_seeds(seeds, ctx)
     _check_reservoir(reservoir, rebuild_every, ctx)
     name = label or ("streaming" if method == "circle" else "streaming_pseudo")
     answering = Answering(name, method == "circle", compat, judge_wrap)
@@ -186,14 +196,6 @@ def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in values.items()
         if isinstance(value, (str, int, float, list, type(None))) and name not in ("label", "probe", "prompts")
     }
-
-
-def _check_seeds(seeds: list[int], ctx: StepContext) -> None:
-    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    if twice:
-        raise StepError(f"seeds: {twice[0]} is given twice", step=ctx.step, hint="write each seed once")
-    if min(seeds) < 0 or max(seeds) >= 2**31:
-        raise StepError("seeds: write numbers from 0 to 2147483647", step=ctx.step)
 
 
 def _check_reservoir(reservoir: bool, rebuild_every: int, ctx: StepContext) -> None:

@@ -61,7 +61,7 @@ def class_names(classes: Sequence[str], dataset: str) -> list[str]:
         raise ValueError(
             f"the {len(names):,} class names of {dataset} ({length:,} characters) are too long a list to read"
         )
-    return sorted(names, key=lambda name: (name.casefold(), name))
+    return sorted(names)
 
 
 def bullets(names: Sequence[str]) -> str:

@@ -83,7 +83,7 @@ def _agreement_cost(params: Mapping[str, Any]) -> Cost:
     return Cost(llm_calls=None if params.get("pairs") else len(packaged_pairs()))
 
 
-@step("owc.ask", version="1", estimate=_unknown_cost, tags=LLM)
+@step("owc.ask", version="2", estimate=_unknown_cost, tags=LLM)
 async def ask(
     ctx: StepContext,
     *,
@@ -262,7 +262,7 @@ async def judge_games(ctx: StepContext, *, llm: ChatModel, games: EloGames) -> E
     return EloGames(games.criterion, games.players, arrow_table("owc_elo_game", decided))
 
 
-@step("circle.multiple_choice", version="2", estimate=_unknown_cost, tags=LLM)
+@step("circle.multiple_choice", version="3", estimate=_unknown_cost, tags=LLM)
 async def multiple_choice(
     ctx: StepContext,
     *,

@@ -814,7 +814,7 @@ CREATE TABLE closed_world_prediction (
   seed INTEGER NOT NULL,  -- seed of the draw
   target VARCHAR NOT NULL,  -- text of the true class
   prediction VARCHAR,  -- what was scored
-  correct_inclusion BOOLEAN NOT NULL,  -- the true class stands in the answer (text inclusion); a failure is false
+  correct_inclusion BOOLEAN NOT NULL,  -- the true class stands in the answer (text inclusion; for methods that pick a class, equality); a failure is false
   correct_strict BOOLEAN NOT NULL  -- the true class is the longest class name in the answer, and the only one of that length
 );
 

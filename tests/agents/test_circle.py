@@ -303,7 +303,6 @@ async def test_templates_that_cannot_be_used_end_the_step_before_anything_is_ask
         ({"train": 0}, {}, "no picture in the split 'train'"),
         ({}, {"context_split": "test"}, r"leakage: .* is among the queries"),
         ({"copies": {6: 0}}, {"shots": 6}, r"leakage: .*000.png .* has the same bytes as the query '006.png'"),
-        ({}, {"seeds": [1, 1]}, "1 is given twice"),
     ],
 )  # fmt: skip
 async def test_bad_input_is_one_clear_error_before_anything_is_asked(tmp_path, data, settings, match):

@@ -96,3 +96,9 @@ def test_vllm(allowed: bool, finish: str, kind: type) -> None:
     backend._model_name = "tiny"
     payload = Payload((Message("user", "look"),), allow_empty=allowed)
     assert isinstance(backend._reply(output, payload), kind)
+
+
+async def test_a_server_that_ignores_the_limit_is_cut_where_the_limit_cannot_reach(make_client: Any, ctx: Any) -> None:
+    with serving(answer=lambda body: "x" * 500_000) as server:
+        reply = await make_client(server.base_url).complete(question(max_tokens=16, allow_cut=True), ctx)
+    assert reply.finish_reason == "length" and 1000 < len(reply.text) < 5000

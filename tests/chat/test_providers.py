@@ -43,9 +43,11 @@ def test_files_stand_in_identities_as_references(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     config = LlamaCpp.model_validate({"provider": "llamacpp", "model": "m.gguf"}, context={"base": tmp_path})
     assert isinstance(config.identity()["model"], ResolvedPath)
-    packaged = LlamaCpp.model_validate({"provider": "llamacpp", "model": "asset:tiny", "threads": 2, "parallel": 1})
+    packaged = LlamaCpp.model_validate(
+        {"provider": "llamacpp", "model": "asset:smollm2-135m", "threads": 2, "parallel": 1}
+    )
     assert isinstance(packaged.identity()["model"], AssetRef)
-    assert packaged.identity() == LlamaCpp(model="asset:tiny", context=512).identity()
+    assert packaged.identity() == LlamaCpp(model="asset:smollm2-135m", context=512).identity()
 
 
 @pytest.mark.parametrize(

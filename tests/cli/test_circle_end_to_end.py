@@ -143,6 +143,8 @@ def test_a_finished_run_asks_nothing_and_the_cache_fills_another_method(tmp_path
         ("shots: 0", "shots"),
         ("rounds: -1", "rounds"),
         ("seeds: []", "seeds"),
+        ("seeds: [1, 2, 1]", "1 is given twice"),
+        ("seeds: [-1]", "seeds"),
         ("method: guess", "method"),
         ("judge_wrap: no place", "judge_wrap"),
         ("judge_wrap: '{} or {}'", "judge_wrap"),

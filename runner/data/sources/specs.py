@@ -125,7 +125,9 @@ class PackagedSource(_SourceModel):
     """An image set of the asset registry (`runner assets list`)."""
 
     key: ClassVar[str] = "packaged"
-    packaged: Annotated[str, Field(min_length=1), AfterValidator(asset_ref)]  # the planner fetches the set before anything is keyed
+    packaged: Annotated[
+        str, Field(min_length=1), AfterValidator(asset_ref)
+    ]  # the planner fetches the set before anything is keyed
     variant: Annotated[str, Field(description="variant of the set")] | None = None
 
     @model_validator(mode="before")

@@ -28,6 +28,7 @@ from runner.models.chat.wire import Backend, Payload, RawReply
 
 LENGTHEN = 2  # a reply cut off at the token limit is asked for once more with this many times the limit
 _QUOTED = 600
+_TOKEN_CHARACTERS, _SPARE_CHARACTERS = 64, 1000
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class Client(ChatModel):
             longer = replace(payload, max_tokens=payload.max_tokens * factor)
             ledger.ctx.check()
             ledger.ctx.budget.spend("llm_calls", 1)
-            reply = await self._sender.send(longer, ledger.turn())
+            reply = _bounded(await self._sender.send(longer, ledger.turn()), longer.max_tokens)
             whole = _is_whole(reply, payload)
             if whole:
                 keep(reply)
@@ -192,6 +193,12 @@ class Client(ChatModel):
         if self._identity is None:
             self._identity = await asyncio.to_thread(self.settings.identity)
         return self._identity
+
+
+def _bounded(reply: RawReply, max_tokens: int) -> RawReply:
+    """The reply, cut where no ``max_tokens`` tokens can reach: a server that ignores the limit fills no database."""
+    most = _SPARE_CHARACTERS + _TOKEN_CHARACTERS * max_tokens
+    return reply if len(reply.text) <= most else replace(reply, text=reply.text[:most], finish_reason="length")
 
 
 def _is_whole(reply: RawReply, payload: Payload) -> bool:
