@@ -13,7 +13,7 @@ test: setup browser lint
 	@marks="not large and not gpu"; \
 	if [ ! -x "$$(command -v chromium || command -v chromium-browser || command -v google-chrome)" ]; then \
 	  echo "no Chromium found: the tests marked 'browser' are left out"; marks="$$marks and not browser"; fi; \
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "$$marks" $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "$$marks" $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff format --check -q .
