@@ -156,6 +156,29 @@ class ImageTextEncoder(ModelHandle, ABC):
         return self.encode_prepared(np.stack([self.prepare(image) for image in images]))
 
 
+class ClipModel(ImageTextEncoder, ABC):
+    """A CLIP model whose weights and un-normalised embeddings are open to the steps.
+
+    ``network``: the open_clip module in evaluation mode on ``device`` (``network.visual`` is the vision tower); steps do
+    not change it. ``context_length``: most tokens of a text, start and end included. ``small``: trained by this project,
+    far below a published CLIP, which results must say.
+    """
+
+    kind: ClassVar[str] = "CLIP model"
+    network: Any
+    device: str
+    context_length: int
+    small: bool = False
+
+    @abstractmethod
+    def raw_texts(self, texts: Sequence[str]) -> FloatArray:
+        """Embed texts without scaling them to unit norm -> float32 [n, dim]."""
+
+    @abstractmethod
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, start and end included, before any cut."""
+
+
 class Classifier(ModelHandle, ABC):
     """An image classifier under audit.
 

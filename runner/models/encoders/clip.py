@@ -13,7 +13,7 @@ import torch
 from runner.context import item_key
 from runner.errors import AssetError, ModelRefused
 from runner.imports import importing
-from runner.models.base import ImageTextEncoder
+from runner.models.base import ClipModel
 from runner.models.classifier.sniff import read_json
 from runner.models.classifier.weights import fill, read_safetensors
 
@@ -31,19 +31,20 @@ def family_of(tag: str) -> str:
     return next((family for part, family in _FAMILIES.items() if part in tag.lower()), f"open_clip:{tag}")
 
 
-class OpenClipEncoder(ImageTextEncoder):
+class OpenClipEncoder(ClipModel):
     """An open_clip model in evaluation mode."""
 
     def __init__(
         self, model: Any, transform: Any, tokenizer: Any, *, name: str, family: str, device: str, half: bool = False
     ) -> None:
-        self._model = model.to(device).eval().requires_grad_(False)
+        self.network = model.to(device).eval().requires_grad_(False)
         if half:
-            self._model = self._model.half()
+            self.network = self.network.half()
         self._transform, self._tokenizer = transform, tokenizer
         self._dtype = torch.float16 if half else torch.float32
         self.name, self.family, self.device = name, family, device
         self.logit_scale = float(model.logit_scale.exp())
+        self.context_length = int(model.context_length)
         self.dim = int(self._texts(["probe"]).shape[1])
         self.identity = item_key("open_clip", name, _digest(model), str(transform), half)
 
@@ -56,18 +57,30 @@ class OpenClipEncoder(ImageTextEncoder):
         """Unit vectors."""
         with torch.inference_mode():
             images = torch.from_numpy(batch).to(self.device, self._dtype)
-            vectors: FloatArray = self._model.encode_image(images, normalize=True).float().cpu().numpy()
+            vectors: FloatArray = self.network.encode_image(images, normalize=True).float().cpu().numpy()
         return vectors
 
     def encode_texts(self, texts: Sequence[str]) -> FloatArray:
         """Unit vectors; texts longer than the context are cut by open_clip's tokenizer."""
-        parts = [self._texts(list(texts[i : i + TEXT_BATCH])) for i in range(0, len(texts), TEXT_BATCH)]
+        return self._in_batches(texts, normalize=True)
+
+    def raw_texts(self, texts: Sequence[str]) -> FloatArray:
+        """As the text projection gives them."""
+        return self._in_batches(texts, normalize=False)
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of open_clip's byte-pair tokenizer."""
+        return [len(self._tokenizer.encode(text)) + 2 for text in texts]
+
+    def _in_batches(self, texts: Sequence[str], *, normalize: bool) -> FloatArray:
+        starts = range(0, len(texts), TEXT_BATCH)
+        parts = [self._texts(list(texts[i : i + TEXT_BATCH]), normalize=normalize) for i in starts]
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
 
-    def _texts(self, texts: list[str]) -> FloatArray:
+    def _texts(self, texts: list[str], *, normalize: bool = True) -> FloatArray:
         with torch.inference_mode():
             tokens = self._tokenizer(texts).to(self.device)
-            vectors: FloatArray = self._model.encode_text(tokens, normalize=True).float().cpu().numpy()
+            vectors: FloatArray = self.network.encode_text(tokens, normalize=normalize).float().cpu().numpy()
         return vectors
 
 

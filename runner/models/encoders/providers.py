@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from runner.models.base import ImageTextEncoder, SentenceEncoder
+from runner.models.base import ClipModel, ImageTextEncoder, SentenceEncoder
 from runner.models.registry import ModelConfig, Services, provider, step_link
 from runner.references import AssetRef, InputPath
 from runner.steps import ModelHandle
@@ -19,20 +19,23 @@ MINILM = AssetRef("asset:minilm")
 class OpenClip(ModelConfig):
     """A CLIP model of open_clip: ``weights`` is a published tag, ``checkpoint`` a local safetensors file or folder."""
 
-    kind: ClassVar[type[ModelHandle]] = ImageTextEncoder
+    kind: ClassVar[type[ModelHandle]] = ClipModel
     provider: Literal["open_clip"] = "open_clip"
     name: str | None = Field(default=None, pattern=r"^[\w.\-]+$", description="model, such as ViT-B-32")
     weights: str | None = Field(default=None, description="published tag, such as laion2b_s34b_b79k")
     checkpoint: InputPath | None = Field(
         default=None, description="safetensors file, or folder with open_clip_config.json"
     )
+    written: step_link("folder") | None = Field(  # type: ignore[valid-type]
+        default=None, description="output `checkpoint` of a step that writes one: $edit.checkpoint"
+    )
     device: str | None = Field(default=None, description="cpu, cuda, mps; none = the run's")
     precision: Literal["fp32", "fp16"] = "fp32"
 
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> OpenClip:
-        if (self.weights is None) == (self.checkpoint is None):
-            raise ValueError("give weights (a published tag) or checkpoint (a local path)")
+        if sum(source is not None for source in (self.weights, self.checkpoint, self.written)) != 1:
+            raise ValueError("give weights (a published tag), checkpoint (a local path) or written (a step's output)")
         if self.weights is not None and self.name is None:
             raise ValueError("weights need the name of their model, such as ViT-B-32")
         return self
@@ -41,11 +44,13 @@ class OpenClip(ModelConfig):
         """Everything but the device."""
         return self.model_dump(mode="python", exclude={"device"})
 
-    def load(self, services: Services) -> ImageTextEncoder:
+    def load(self, services: Services) -> ClipModel:
         """Load. Raises ``ModelRefused`` or ``AssetError``."""
         from runner.models.encoders.clip import load_local, load_tag
 
         device, half = self.device or services.device, self.precision == "fp16"
+        if self.written is not None:
+            return load_local(services.linked["written"], None, device=device, half=half)
         if self.checkpoint is not None:
             return load_local(services.resolve(self.checkpoint), self.name, device=device, half=half)
         return load_tag(str(self.name), str(self.weights), device=device, half=half)
