@@ -1106,3 +1106,194 @@ CREATE TABLE owc_elo (
   low DOUBLE,  -- 95 % interval over shards
   high DOUBLE  -- 95 % interval over shards
 );
+
+-- Attributes of dataset pictures, one row a picture and attribute.
+CREATE TABLE dataset_attribute (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  sample_id VARCHAR NOT NULL,  -- picture of dataset_image
+  attribute VARCHAR NOT NULL,  -- such as gender, race, place
+  value VARCHAR NOT NULL  -- such as Female
+);
+
+-- Texts that debiasing methods used, by kind.
+CREATE TABLE prompt_set (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  set_id VARCHAR NOT NULL,  -- SHA-256 over the texts of this kind, in order
+  kind VARCHAR NOT NULL,  -- query, diverse, bias, paraphrase, spurious, candidate, augmented, harmful, helpful, scene, content
+  attribute VARCHAR,  -- attribute that it is about
+  class_name VARCHAR,  -- value of the attribute (bias, spurious, candidate, augmented), or a and b of a pair
+  query VARCHAR,  -- query that it belongs to
+  idx INTEGER NOT NULL,  -- place in its list
+  text VARCHAR NOT NULL,  -- the text
+  source VARCHAR NOT NULL,  -- shipped, spec or llm
+  llm VARCHAR,  -- model that wrote it
+  retries INTEGER NOT NULL,  -- replies that were refused before
+  tokens INTEGER  -- of the encoder's tokenizer, start and end included, where it was at hand
+);
+
+-- Queries as debiased by each method.
+CREATE TABLE debias_text (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  attribute VARCHAR NOT NULL,  -- protected or spurious attribute
+  method VARCHAR NOT NULL,  -- label of the method
+  query VARCHAR NOT NULL,  -- query text
+  row INTEGER NOT NULL,  -- row of its vector
+  norm DOUBLE NOT NULL,  -- norm before it was scaled to 1
+  cos_original DOUBLE NOT NULL,  -- cosine to the query's own embedding
+  rank_used INTEGER  -- rank of the projection, for methods that project
+);
+
+-- Neurons of the sparse autoencoder that a modulation moved most.
+CREATE TABLE neuron_score (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  method VARCHAR NOT NULL,  -- label of the method
+  query VARCHAR NOT NULL,  -- query text
+  neuron INTEGER NOT NULL,  -- latent, from 0
+  h DOUBLE NOT NULL,  -- activation before
+  s_concept DOUBLE NOT NULL,  -- content relevance, 0..1
+  s_bias DOUBLE,  -- bias sensitivity, 0..1; NULL where the variant has none
+  m DOUBLE NOT NULL,  -- multiplier
+  h_new DOUBLE NOT NULL  -- activation after
+);
+
+-- Sparse autoencoders: trained here or read from a file.
+CREATE TABLE sae_model (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  sae_id VARCHAR NOT NULL,  -- SHA-256 of its weights
+  backbone VARCHAR NOT NULL,  -- encoder whose embeddings it codes
+  small BOOLEAN NOT NULL,  -- whether the encoder is this project's small one
+  architecture VARCHAR NOT NULL,  -- msae, topk, batch_topk, relu_l1
+  d INTEGER NOT NULL,  -- embedding dimension
+  latents INTEGER NOT NULL,  -- latents
+  levels INTEGER[] NOT NULL,  -- Matryoshka levels
+  weighting VARCHAR,  -- reverse or uniform
+  layout VARCHAR NOT NULL,  -- sem or msae
+  modality VARCHAR,  -- text, image, both
+  corpus_hash VARCHAR,  -- SHA-256 over the embeddings it was trained on
+  n_train BIGINT,  -- rows trained on
+  n_val BIGINT,  -- rows held out
+  fvu DOUBLE,  -- fraction of variance unexplained on the held-out rows
+  cosine DOUBLE,  -- mean cosine of reconstruction
+  l0 DOUBLE,  -- mean active latents
+  sparsity DOUBLE,  -- share of zeros
+  dead BIGINT,  -- latents never active on the held-out rows
+  decoder_coherence DOUBLE,  -- mean squared off-diagonal product of decoder directions
+  cknna DOUBLE  -- alignment of latents and embeddings (CKNNA, 10 neighbours)
+);
+
+-- Heads of a vision transformer: their value-output matrices.
+CREATE TABLE sith_head (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- model
+  layer INTEGER NOT NULL,  -- block, from 0
+  head INTEGER NOT NULL,  -- head, from 0
+  spectral_norm DOUBLE NOT NULL,  -- largest singular value
+  fro_norm DOUBLE NOT NULL,  -- Frobenius norm
+  eff_rank DOUBLE NOT NULL,  -- exp of the entropy of s^2 / sum s^2
+  ceiling_mean DOUBLE NOT NULL  -- mean fidelity that a perfect code would have
+);
+
+-- Singular directions of the heads.
+CREATE TABLE sith_direction (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- model
+  layer INTEGER NOT NULL,  -- block, from 0
+  head INTEGER NOT NULL,  -- head, from 0
+  sv INTEGER NOT NULL,  -- singular vector, from 0, largest first
+  side VARCHAR NOT NULL,  -- right (what is written) or left (what is read)
+  sigma DOUBLE NOT NULL,  -- singular value
+  sigma_share DOUBLE NOT NULL,  -- s^2 / sum s^2
+  near_degenerate BOOLEAN NOT NULL,  -- a neighbour's s is equal within 1e-4: defined only up to rotation
+  ceiling DOUBLE  -- fidelity that a perfect code would have
+);
+
+-- Sparse codes of singular directions, one row a direction and setting.
+CREATE TABLE sith_code (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  layer INTEGER NOT NULL,  -- block, from 0
+  head INTEGER NOT NULL,  -- head, from 0
+  sv INTEGER NOT NULL,  -- singular vector, from 0
+  side VARCHAR NOT NULL,  -- right or left
+  sign INTEGER NOT NULL,  -- 1, or -1 where the negated vector is explained
+  method VARCHAR NOT NULL,  -- comp, nnomp, omp, mp, top_k, lasso
+  k INTEGER NOT NULL,  -- atoms asked for
+  lambda DOUBLE NOT NULL,  -- weight of coherence
+  fidelity DOUBLE,  -- cosine to the vector through the pseudo-inverse of the projection; NULL for an empty code
+  joint_cos DOUBLE,  -- cosine in the joint space; NULL for an empty code
+  resid_norm DOUBLE NOT NULL,  -- norm of what the code leaves
+  atom_cosine DOUBLE,  -- mean pairwise cosine of the active atoms, centred; NULL below two
+  atom_cosine_raw DOUBLE,  -- the same with un-centred embeddings
+  n_active INTEGER NOT NULL  -- atoms with a positive coefficient
+);
+
+-- Concepts of the codes.
+CREATE TABLE sith_concept (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  layer INTEGER NOT NULL,  -- block, from 0
+  head INTEGER NOT NULL,  -- head, from 0
+  sv INTEGER NOT NULL,  -- singular vector, from 0
+  side VARCHAR NOT NULL,  -- right or left
+  sign INTEGER NOT NULL,  -- 1, or -1 where the negated vector is explained
+  method VARCHAR NOT NULL,  -- coder
+  k INTEGER NOT NULL,  -- atoms asked for
+  lambda DOUBLE NOT NULL,  -- weight of coherence
+  pick INTEGER NOT NULL,  -- order in which it was picked, from 0
+  rank INTEGER,  -- order by coefficient, from 0; NULL where the coefficient is zero
+  atom INTEGER NOT NULL,  -- line of the dictionary, from 0
+  concept VARCHAR NOT NULL,  -- text of the line
+  coef DOUBLE NOT NULL,  -- coefficient
+  gap DOUBLE  -- score of the pick minus that of the runner-up
+);
+
+-- What a judge said of concept lists.
+CREATE TABLE sith_judgement (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  task VARCHAR NOT NULL,  -- coherence, background, safety, concept_match
+  layer INTEGER NOT NULL,  -- block, from 0
+  head INTEGER NOT NULL,  -- head, from 0
+  sv INTEGER NOT NULL,  -- singular vector, from 0
+  side VARCHAR NOT NULL,  -- right or left
+  sign INTEGER NOT NULL,  -- 1, or -1 where the negated vector is explained
+  score INTEGER,  -- 1..5; NULL where there is none
+  theme VARCHAR,  -- the theme it named
+  status VARCHAR NOT NULL,  -- scored, unscored, empty
+  attempts INTEGER NOT NULL,  -- requests sent
+  judge VARCHAR NOT NULL,  -- model
+  prompt_hash VARCHAR NOT NULL,  -- SHA-256 of the prompt's template
+  cached BOOLEAN NOT NULL  -- whether the reply came from the cache
+);
+
+-- Singular values that an edit changed.
+CREATE TABLE sith_edit (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  layer INTEGER NOT NULL,  -- block, from 0
+  head INTEGER NOT NULL,  -- head, from 0
+  sv INTEGER NOT NULL,  -- singular vector, from 0
+  multiplier DOUBLE NOT NULL,  -- new value / old value
+  sigma_old DOUBLE NOT NULL,  -- before
+  sigma_new DOUBLE NOT NULL,  -- after (negative where the sign was turned)
+  reason VARCHAR NOT NULL  -- rule, and what it went by
+);

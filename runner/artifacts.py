@@ -246,3 +246,119 @@ class EloGames(Artifact):
     criterion: str
     players: list[str]
     games: Annotated[Table, Rows("owc_elo_game")]
+
+
+# --- pictures with attributes, and queries that should not depend on them ----------------------------------------------
+
+
+@dataclass(frozen=True)
+class AttributedImages(Datasets):
+    """Datasets whose pictures also carry attributes (gender, race, place, skin tone, drawing style).
+
+    ``attributes``: one row a picture and attribute. ``about``: per dataset ``{"dataset", "attributes": {name: [values in
+    order]}, "class_attribute"}``: the attribute that ``images.target`` repeats, or None.
+    """
+
+    about: list[dict[str, Any]]
+    attributes: Annotated[Table, Rows("dataset_attribute")]
+
+
+@dataclass(frozen=True)
+class DebiasPrompts(Artifact):
+    """Texts that a debiasing method needs for one protected or spurious attribute.
+
+    ``attribute``; ``classes``: its values in order; ``queries``: what is searched or classified with, in order. ``prompts``:
+    rows of kind ``query`` (idx 0 .. ), ``diverse``, ``bias`` (class_name = a value), ``paraphrase`` (query = which; idx 0 is
+    the query itself), ``spurious`` (class_name = a value), ``candidate`` (query and class_name), ``augmented`` (query and
+    class_name), ``harmful`` and ``helpful`` (pairs of rows with the same idx: class_name ``a`` and ``b``; query = which or
+    NULL for all), ``scene`` (``{target}`` and ``{bias}`` in the text), ``content`` (query = which).
+    """
+
+    attribute: str
+    classes: list[str]
+    queries: list[str]
+    prompts: Annotated[Table, Rows("prompt_set")]
+
+
+@dataclass(frozen=True)
+class DebiasedTexts(Artifact):
+    """Query embeddings by method. ``methods``: ``{"label", "method", "settings", "uses_images"}``, in order.
+
+    ``vectors``: ``"<label>"`` float32 [queries, dim], unit norm, rows in the order of ``queries``; where a method also acts on
+    images, ``"<label>/image_map"`` float32 [dim, dim] for row vectors: image embeddings times it, then scaled to unit norm.
+    """
+
+    encoder: dict[str, Any]
+    attribute: str
+    classes: list[str]
+    queries: list[str]
+    methods: list[dict[str, Any]]
+    vectors: Arrays
+    texts: Annotated[Table, Rows("debias_text")]
+    neurons: Annotated[Table, Rows("neuron_score")]
+
+
+@dataclass(frozen=True)
+class SparseCoder(Artifact):
+    """A trained or imported sparse autoencoder. ``folder``: as ``runner.nodes.sem.sae`` reads and writes it."""
+
+    folder: Folder
+    models: Annotated[Table, Rows("sae_model")]
+
+
+# --- what CLIP's heads write -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConceptDictionary(Artifact):
+    """Concepts with their text embeddings by one encoder. ``index``: ``concepts.txt`` (one a line) and ``embeddings.npy``
+    (float32 [M, d], as the encoder gives them, memory-mapped); ``info``: name, sha256 of the text, count, encoder identity."""
+
+    info: dict[str, Any]
+    index: Folder
+
+
+@dataclass(frozen=True)
+class HeadDirections(Artifact):
+    """Singular vectors of the heads' value-output matrices.
+
+    ``model``: ``{"name", "identity", "small", "layers", "heads", "width", "head_dim", "dim", "fold_ln", "rank", "ln_post",
+    "centre", "image_mean_source", "sign"}``. ``arrays``: per layer ``"L<layer>.u"`` [H, D, r], ``".s"`` [H, r], ``".vh"``
+    [H, r, D], ``".joint"`` [H, r, d] (right vectors in the joint space, unit rows, centred), ``".joint_left"`` where asked; and
+    ``"mu"`` [d], ``"proj"`` [D, d]. All float32.
+    """
+
+    model: dict[str, Any]
+    heads: Annotated[Table, Rows("sith_head")]
+    directions: Annotated[Table, Rows("sith_direction")]
+    arrays: Arrays
+
+
+@dataclass(frozen=True)
+class HeadConcepts(Artifact):
+    """Sparse concept codes of singular vectors. ``settings``: method, k, lambda and what else was asked for."""
+
+    model: dict[str, Any]
+    dictionary: dict[str, Any]
+    settings: dict[str, Any]
+    codes: Annotated[Table, Rows("sith_code")]
+    concepts: Annotated[Table, Rows("sith_concept")]
+
+
+@dataclass(frozen=True)
+class HeadJudgements(Artifact):
+    """What a judge said of each vector's concept list; ``task``: coherence, background, safety or concept_match."""
+
+    task: str
+    judge: str
+    judgements: Annotated[Table, Rows("sith_judgement")]
+
+
+@dataclass(frozen=True)
+class EditedClip(Artifact):
+    """A CLIP checkpoint with rescaled singular values. ``checkpoint``: a folder that stock open_clip and the provider
+    ``open_clip`` (``written:``) load, with ``edit.json``; ``summary``: rule, directions changed, share of sum s^2 changed."""
+
+    checkpoint: Folder
+    summary: dict[str, Any]
+    edits: Annotated[Table, Rows("sith_edit")]
