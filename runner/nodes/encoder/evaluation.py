@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.models.encoders.heads import HeadKind, MiniHeads, unit_rows
-from runner.nodes.encoder.features import SourceFeatures
-from runner.nodes.encoder.metrics import Score, accuracy_score
+from runner.nodes.backbone_features import SourceFeatures
+from runner.nodes.encoder_metrics import Score, accuracy_score
 
 FloatArray = NDArray[np.float32]
 KINDS: tuple[HeadKind, ...] = ("ridge", "contrastive", "mean")

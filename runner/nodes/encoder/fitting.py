@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from runner.errors import DataError
 from runner.models.encoders.heads import ContrastiveHead, Head, MeanHead, RidgeHead, unit_rows
 from runner.nodes.encoder.contrastive import EPOCHS, fit_contrastive
-from runner.nodes.encoder.metrics import Score, hold_out, rank_of_own, recall_scores
-from runner.nodes.encoder.ridge import fit_logit_scale, fit_ridge
+from runner.nodes.encoder_metrics import Score, hold_out, rank_of_own, recall_scores
+from runner.nodes.ridge import fit_logit_scale, fit_ridge
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]

@@ -17,7 +17,7 @@ from runner.steps import Artifact, Folder, Rows, Table, step
 if TYPE_CHECKING:
     from runner.models.encoders.backbone import Backbone
     from runner.models.encoders.sentence import MeanPooled
-    from runner.nodes.encoder.features import SourceFeatures
+    from runner.nodes.backbone_features import SourceFeatures
 
 Share = Annotated[float, Field(ge=0, le=0.9)]
 
@@ -62,7 +62,7 @@ def fit_mini(
     from results.tables import arrow_table
     from runner.data.sources import open_sources
     from runner.models.encoders.heads import MiniHeads, save_heads
-    from runner.nodes.encoder.features import source_features
+    from runner.nodes.backbone_features import source_features
     from runner.nodes.encoder.fitting import fit_and_score, make_pairs
 
     vision, text = _towers(backbone, sentences, threads)
@@ -119,8 +119,8 @@ def evaluate_mini(
     from results.tables import arrow_table
     from runner.data.sources import open_source
     from runner.errors import DataError
+    from runner.nodes.backbone_features import source_features
     from runner.nodes.encoder.evaluation import zero_shot_scores
-    from runner.nodes.encoder.features import source_features
 
     source = open_source(dataset)
     labels = source.labels()

@@ -9,10 +9,11 @@ from torch.nn import functional
 
 from runner.errors import DataError
 from runner.models.encoders.heads import unit_rows
-from runner.nodes.encoder.contrastive import fit_contrastive, multi_positive_info_nce
+from runner.nodes.contrastive_loss import multi_positive_info_nce
+from runner.nodes.encoder.contrastive import fit_contrastive
 from runner.nodes.encoder.fitting import fit_and_score, held_out_captions, make_pairs
-from runner.nodes.encoder.metrics import accuracy_score, hold_out, rank_of_own, recall_scores
-from runner.nodes.encoder.ridge import fit_logit_scale, fit_ridge
+from runner.nodes.encoder_metrics import accuracy_score, hold_out, rank_of_own, recall_scores
+from runner.nodes.ridge import fit_logit_scale, fit_ridge
 
 SEEDS = st.integers(0, 2**32 - 1)
 
