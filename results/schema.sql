@@ -1165,6 +1165,141 @@ CREATE TABLE neuron_score (
   h_new DOUBLE NOT NULL  -- activation after
 );
 
+-- Retrieval with debiased queries: one row a method, query and half of the pictures.
+CREATE TABLE debias_retrieval (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  backbone VARCHAR NOT NULL,  -- encoder of pictures and texts
+  attribute VARCHAR NOT NULL,  -- protected or spurious attribute
+  method VARCHAR NOT NULL,  -- label of the method
+  seed INTEGER NOT NULL,  -- of the halves
+  fold INTEGER NOT NULL,  -- which repeated half, from 0
+  query VARCHAR NOT NULL,  -- query text
+  k INTEGER NOT NULL,  -- pictures retrieved
+  kl DOUBLE NOT NULL,  -- KL divergence of retrieved shares from those of the half, natural logarithm
+  max_skew DOUBLE NOT NULL,  -- largest log ratio of a share to that of the half, at least 0
+  precision DOUBLE  -- share of the retrieved that show what the query asks for; NULL where no label says so
+);
+
+-- Pictures of each value among the retrieved.
+CREATE TABLE debias_retrieval_count (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  backbone VARCHAR NOT NULL,  -- encoder of pictures and texts
+  attribute VARCHAR NOT NULL,  -- protected or spurious attribute
+  method VARCHAR NOT NULL,  -- label of the method
+  seed INTEGER NOT NULL,  -- of the halves
+  fold INTEGER NOT NULL,  -- which repeated half, from 0
+  query VARCHAR NOT NULL,  -- query text
+  value VARCHAR NOT NULL,  -- value of the attribute
+  prior INTEGER NOT NULL,  -- pictures of it in the half that is searched
+  retrieved INTEGER NOT NULL  -- pictures of it among the retrieved
+);
+
+-- Zero-shot classification with debiased class texts, by class and value of the attribute.
+CREATE TABLE debias_group (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  backbone VARCHAR NOT NULL,  -- encoder of pictures and texts
+  attribute VARCHAR NOT NULL,  -- protected or spurious attribute
+  method VARCHAR NOT NULL,  -- label of the method
+  seed INTEGER NOT NULL,  -- of the halves
+  fold INTEGER NOT NULL,  -- which repeated half, from 0
+  target VARCHAR NOT NULL,  -- true class
+  value VARCHAR NOT NULL,  -- value of the attribute
+  n INTEGER NOT NULL,  -- pictures of the group in the half
+  correct INTEGER NOT NULL  -- those answered correctly
+);
+
+-- Means of debiasing metrics with their intervals; each metric has a row for every kind of interval.
+CREATE TABLE debias_summary (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  backbone VARCHAR NOT NULL,  -- encoder of pictures and texts
+  attribute VARCHAR NOT NULL,  -- protected or spurious attribute
+  task VARCHAR NOT NULL,  -- retrieval or zero_shot
+  method VARCHAR NOT NULL,  -- label of the method
+  metric VARCHAR NOT NULL,  -- kl, max_skew, precision; accuracy, worst_group, gap
+  mean DOUBLE NOT NULL,  -- over halves and queries, or over the pictures of all halves
+  ci_low DOUBLE,  -- lower 95 % limit; NULL where one value has none
+  ci_high DOUBLE,  -- upper 95 % limit
+  ci_kind VARCHAR NOT NULL,  -- published (counts repeated pictures several times), by_image (bootstrap), by_fold (t over halves)
+  n BIGINT NOT NULL  -- values behind the interval: answers or scores, pictures, halves
+);
+
+-- Pictures that a method answers otherwise than the baseline; the first ones of each group.
+CREATE TABLE debias_change (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  backbone VARCHAR NOT NULL,  -- encoder of pictures and texts
+  attribute VARCHAR NOT NULL,  -- protected or spurious attribute
+  baseline VARCHAR NOT NULL,  -- label that it is compared with
+  method VARCHAR NOT NULL,  -- label of the method
+  sample_id VARCHAR NOT NULL,  -- picture of dataset_image
+  target VARCHAR NOT NULL,  -- true class
+  value VARCHAR NOT NULL,  -- value of the attribute
+  before VARCHAR NOT NULL,  -- the baseline's answer
+  after VARCHAR NOT NULL,  -- the method's answer
+  change VARCHAR NOT NULL  -- lost (right before, wrong after) or gained
+);
+
+-- Evaluations of the same pictures compared, in pairs; intervals by a bootstrap over pictures.
+CREATE TABLE debias_compare (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  attribute VARCHAR NOT NULL,  -- protected or spurious attribute
+  first VARCHAR NOT NULL,  -- evaluation and method that it is compared with
+  second VARCHAR NOT NULL,  -- evaluation and method
+  metric VARCHAR NOT NULL,  -- accuracy, worst_group, gap
+  first_value DOUBLE NOT NULL,  -- of the first
+  second_value DOUBLE NOT NULL,  -- of the second
+  difference DOUBLE NOT NULL,  -- second - first
+  ci_low DOUBLE NOT NULL,  -- lower 95 % limit of the difference
+  ci_high DOUBLE NOT NULL,  -- upper 95 % limit of the difference
+  n BIGINT NOT NULL  -- pictures that both answered
+);
+
+-- Whether an attribute leaks into what is learnt about a task, from dense features and from the latents.
+CREATE TABLE disentanglement (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  features VARCHAR NOT NULL,  -- clip (raw text embeddings) or sae (latents)
+  task VARCHAR NOT NULL,  -- what is predicted, such as profession
+  attribute VARCHAR NOT NULL,  -- what should not leak
+  acc_main DOUBLE NOT NULL,  -- accuracy of the task
+  acc_bias DOUBLE NOT NULL,  -- accuracy of the attribute from the features
+  acc_leak DOUBLE NOT NULL,  -- accuracy of the attribute from the task's logits
+  chance DOUBLE NOT NULL,  -- accuracy by chance
+  d DOUBLE NOT NULL,  -- 1 - (acc_leak - chance) / (acc_bias - chance)
+  d_std DOUBLE,  -- its standard deviation over folds, by propagation of errors; NULL where it is not defined
+  n INTEGER NOT NULL,  -- texts
+  folds INTEGER NOT NULL  -- folds
+);
+
+-- Content preservation and bias neutralisation of texts that name an attribute's values.
+CREATE TABLE cp_bn (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  method VARCHAR NOT NULL,  -- label of the method
+  cp DOUBLE NOT NULL,  -- mean cosine to the original neutral text
+  bn DOUBLE NOT NULL,  -- mean cosine between the values of one subject
+  n INTEGER NOT NULL  -- subjects
+);
+
 -- Sparse autoencoders: trained here or read from a file.
 CREATE TABLE sae_model (
   run_id VARCHAR NOT NULL,  -- run
