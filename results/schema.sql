@@ -1369,7 +1369,7 @@ CREATE TABLE sith_code (
   sign INTEGER NOT NULL,  -- 1, or -1 where the negated vector is explained
   method VARCHAR NOT NULL,  -- comp, nnomp, omp, mp, top_k, lasso
   k INTEGER NOT NULL,  -- atoms asked for
-  lambda DOUBLE NOT NULL,  -- weight of coherence
+  coherence DOUBLE NOT NULL,  -- weight lambda of coherence
   fidelity DOUBLE,  -- cosine to the vector through the pseudo-inverse of the projection; NULL for an empty code
   joint_cos DOUBLE,  -- cosine in the joint space; NULL for an empty code
   resid_norm DOUBLE NOT NULL,  -- norm of what the code leaves
@@ -1390,7 +1390,7 @@ CREATE TABLE sith_concept (
   sign INTEGER NOT NULL,  -- 1, or -1 where the negated vector is explained
   method VARCHAR NOT NULL,  -- coder
   k INTEGER NOT NULL,  -- atoms asked for
-  lambda DOUBLE NOT NULL,  -- weight of coherence
+  coherence DOUBLE NOT NULL,  -- weight lambda of coherence
   pick INTEGER NOT NULL,  -- order in which it was picked, from 0
   rank INTEGER,  -- order by coefficient, from 0; NULL where the coefficient is zero
   atom INTEGER NOT NULL,  -- line of the dictionary, from 0

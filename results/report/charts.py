@@ -179,6 +179,23 @@ def search_chart(points: Rows, chosen: Rows, x: str) -> Markup:
     return _svg(alt.layer(*layers).properties(width=WIDTH, height=90))
 
 
+def spectrum_chart(directions: Rows) -> Markup:
+    """Singular values of a layer's heads, by rank: one line a head (``head``, ``sv``, ``sigma``)."""
+    import altair as alt
+
+    values = [{"head": d["head"], "sv": d["sv"], "sigma": d["sigma"]} for d in directions]
+    return _svg(
+        alt.Chart(alt.InlineData(values=values))
+        .mark_line(stroke="var(--link)", strokeWidth=1.2, opacity=0.7)
+        .encode(
+            x=alt.X("sv:Q", axis=alt.Axis(title=None, tickCount=5, tickMinStep=1, grid=False)),
+            y=alt.Y("sigma:Q", axis=alt.Axis(title=None, tickCount=4), scale=alt.Scale(domainMin=0)),
+            detail="head:N",
+        )
+        .properties(width=WIDTH, height=110)
+    )
+
+
 def _svg(chart: Any) -> Markup:
     """Vega escapes all text; the outer size gives way to the page's."""
     import vl_convert
