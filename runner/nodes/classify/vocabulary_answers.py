@@ -19,9 +19,9 @@ from runner.models.base import ImageTextEncoder
 from runner.models.contrastive.vocabulary import TextVectors
 from runner.nodes.classify.cased import cased_scores
 from runner.nodes.classify.features import check_encoder, image_rows
-from runner.nodes.classify.vocabulary_embedding import embed_texts
 from runner.nodes.classify.words import Lexicon, candidate_words
 from runner.nodes.embedding import ImageTower, embed
+from runner.nodes.text_embedding import embed_texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from runner.artifacts import Datasets, ImageFeatures, OpenAnswers, Vocabulary
 from runner.context import StepContext
 from runner.models.base import ImageTextEncoder
-from runner.nodes.classify.vocabulary_specs import (
-    WORDNET,
-    CaptionTexts,
-    FileTexts,
-    Texts,
-    TextSource,
-    WordNetTexts,
-    WordTexts,
-)
+from runner.nodes.text_specs import WORDNET, Template, Texts
 from runner.references import InputPath
 from runner.steps import Cost, step
 
 if TYPE_CHECKING:
     from runner.models.contrastive.vocabulary import TextVectors
     from runner.nodes.classify.vocabulary_answers import FloatArray
-    from runner.nodes.wordnet import WordNet
 
 
-def _one_place(template: str) -> str:
-    if template.count("{}") != 1:
-        raise ValueError("write {} once, where the text goes, such as 'a photo of a {}'")
-    return template
-
-
-Template = Annotated[
-    str, Field(max_length=300, description="what is embedded; {} is the text"), AfterValidator(_one_place)
-]
 Limit = Annotated[int, Field(ge=1, description="pictures of each dataset, drawn with the run's seed")]
 Label = Annotated[str, Field(min_length=1, max_length=80, description="instead of the method's name in results")]
 BatchSize = Annotated[int, Field(ge=1, le=4096, description="pictures, or words, encoded together")]
@@ -58,49 +40,15 @@ def vocabulary(
     batch_size: Annotated[int, Field(ge=1, le=65536, description="texts encoded and saved together")] = 256,
 ) -> Vocabulary:
     """Embed texts to answer with: nouns, captions, lines of a file, words; each distinct text once."""
-    from runner.errors import DataError
     from runner.models.contrastive.vocabulary import about, write_vocabulary
-    from runner.nodes.classify.vocabulary_embedding import embed_texts
-    from runner.nodes.classify.vocabulary_texts import distinct
+    from runner.nodes.text_embedding import embed_texts
+    from runner.nodes.text_sources import distinct_texts
 
-    listed = list(texts) if isinstance(texts, (list, tuple)) else [texts]
-    found = distinct(text for source in listed for text in _texts_of(source))
-    if not found:
-        raise DataError("these sources hold no text", hint="Sources of captions must have captions.")
+    found = distinct_texts(texts)
     vectors = embed_texts(ctx, encoder, found, template=template, batch_size=batch_size)
     folder = ctx.folder("index")
     write_vocabulary(folder, found, vectors, about(encoder), template=template)
     return Vocabulary(encoder=about(encoder), index=folder)
-
-
-def _texts_of(source: TextSource) -> Iterator[str]:
-    from runner.assets import resolve
-    from runner.nodes.classify.vocabulary_texts import file_texts, wordnet_nouns
-
-    if isinstance(source, WordTexts):
-        yield from source.words
-    elif isinstance(source, FileTexts):
-        yield from file_texts(Path(resolve(source.file)), source.column)
-    elif isinstance(source, CaptionTexts):
-        yield from _captions(source.captions)
-    elif isinstance(source, WordNetTexts):
-        yield from wordnet_nouns(
-            _wordnet(source.folder), source.wordnet, max_words=source.max_words, min_tagged=source.min_tagged
-        )
-
-
-def _captions(corpus: Any) -> Iterator[str]:
-    from runner.data.sources import open_sources
-
-    for source in open_sources(corpus):
-        yield from (record.caption for record in source if record.caption)
-
-
-def _wordnet(folder: str) -> WordNet:
-    from runner.assets import resolve
-    from runner.nodes.wordnet import read_wordnet
-
-    return read_wordnet(Path(resolve(folder)))
 
 
 @step("classify.cased", version="2", estimate=_cost)

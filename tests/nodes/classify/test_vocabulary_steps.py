@@ -14,8 +14,8 @@ from runner.context import local_context
 from runner.data.sources import FolderSource, PackagedSource
 from runner.errors import DataError, Interrupted, ModelRefused
 from runner.models.contrastive.vocabulary import read_vocabulary
-from runner.nodes.classify.vocabulary_specs import CaptionTexts, FileTexts, WordNetTexts, WordTexts
 from runner.nodes.classify.vocabulary_steps import cased, clip_retrieval, vocabulary
+from runner.nodes.text_specs import CaptionTexts, FileTexts, WordNetTexts, WordTexts
 from runner.steps import load_steps
 
 COLOURS = {"red": (250, 5, 5), "green": (0, 240, 10), "blue": (5, 0, 250)}

@@ -1,16 +1,30 @@
-"""How a spec names the texts of a vocabulary: ``{wordnet: physical}``, ``{captions: ...}``, ``{file: ...}``, ``{words: [...]}``."""
+"""How a spec names a list of texts: ``{wordnet: physical}``, ``{captions: ...}``, ``{file: ...}``, ``{words: [...]}``,
+``{templates: [...], of: ...}``. Light: imported to validate a spec."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from runner.data.sources.specs import Corpus
 from runner.references import AssetRef, InputPath
 
 WORDNET = AssetRef("asset:wordnet")
+
+
+def one_place(template: str) -> str:
+    """The template; raises ValueError where ``{}`` does not stand in it once."""
+    if template.count("{}") != 1:
+        raise ValueError("write {} once, where the text goes, such as 'a photo of a {}'")
+    return template
+
+
+Template = Annotated[
+    str, Field(max_length=300, description="what is embedded; {} is the text"), AfterValidator(one_place)
+]
 
 
 class _Texts(BaseModel):
@@ -56,7 +70,7 @@ class WordTexts(_Texts):
     words: list[str] = Field(min_length=1)
 
 
-KINDS: dict[str, type[_Texts]] = {cls.key: cls for cls in (WordNetTexts, CaptionTexts, FileTexts, WordTexts)}
+_PLAIN: tuple[type[_Texts], ...] = (WordNetTexts, CaptionTexts, FileTexts, WordTexts)
 
 
 def _kind_tag(value: Any) -> str | None:
@@ -71,16 +85,40 @@ def _kind_tag(value: Any) -> str | None:
     return f"texts {found[0]}" if found else None
 
 
-TextSource = Annotated[
+def _kind(names: Iterable[str]) -> Discriminator:
+    message = "texts are a mapping with one of the keys " + ", ".join(names)
+    return Discriminator(_kind_tag, custom_error_type="texts_kind", custom_error_message=message)
+
+
+PlainTexts = Annotated[
     Annotated[WordNetTexts, Tag("texts wordnet")]
     | Annotated[CaptionTexts, Tag("texts captions")]
     | Annotated[FileTexts, Tag("texts file")]
     | Annotated[WordTexts, Tag("texts words")],
-    Discriminator(
-        _kind_tag,
-        custom_error_type="texts_kind",
-        custom_error_message="texts of a vocabulary are a mapping with one of the keys " + ", ".join(KINDS),
-    ),
+    _kind(cls.key for cls in _PLAIN),
+]
+"""A source of texts that holds them as they are."""
+
+
+class TemplateTexts(_Texts):
+    """Each template with each text of another source in the place of ``{}``."""
+
+    key: ClassVar[str] = "templates"
+    templates: list[Template] = Field(min_length=1)
+    of: PlainTexts
+
+
+_ALL: tuple[type[_Texts], ...] = (*_PLAIN, TemplateTexts)
+KINDS: dict[str, type[_Texts]] = {cls.key: cls for cls in _ALL}
+
+
+TextSource = Annotated[
+    Annotated[WordNetTexts, Tag("texts wordnet")]
+    | Annotated[CaptionTexts, Tag("texts captions")]
+    | Annotated[FileTexts, Tag("texts file")]
+    | Annotated[WordTexts, Tag("texts words")]
+    | Annotated[TemplateTexts, Tag("texts templates")],
+    _kind(KINDS),
 ]
 """One source of texts; the key decides the kind."""
 

@@ -1,4 +1,4 @@
-"""Texts of a vocabulary: WordNet, files, and what strangers write."""
+"""Lists of texts: WordNet, files, and what strangers write."""
 
 import json
 from pathlib import Path
@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from runner.errors import DataError
-from runner.nodes.classify.vocabulary_specs import Texts
-from runner.nodes.classify.vocabulary_texts import (
+from runner.nodes.text_sources import (
     MAX_TEXT,
     VISIBLE_KINDS,
     distinct,
+    distinct_texts,
     file_texts,
     flattened,
     wordnet_nouns,
 )
+from runner.nodes.text_specs import TemplateTexts, Texts, WordTexts
 from runner.nodes.wordnet import read_wordnet
 
 
@@ -110,8 +111,33 @@ def test_specs_of_texts():
     judge = TypeAdapter(Texts)
     assert judge.validate_python({"words": ["cat"]}).words == ["cat"]
     assert [t.key for t in judge.validate_python([{"wordnet": "physical"}, {"words": ["x"]}])] == ["wordnet", "words"]
-    with pytest.raises(ValidationError, match="captions, file, words"):
+    with pytest.raises(ValidationError, match="captions, file, words, templates"):
         judge.validate_python({"nonsense": 1})
     for wrong in ({"words": []}, {"wordnet": "verbs"}, [], {"wordnet": "nouns", "max_words": 0}, {"word": ["x"]}):
         with pytest.raises(ValidationError):
             judge.validate_python(wrong)
+
+
+def test_templates_are_filled_with_each_distinct_text():
+    judge = TypeAdapter(Texts)
+    source = judge.validate_python(
+        {"templates": ["a photo of a {}", "{} here"], "of": {"words": ["cat", "Cat", "dog"]}}
+    )
+    assert distinct_texts(source) == ["a photo of a cat", "a photo of a dog", "cat here", "dog here"]
+    assert distinct_texts([source, WordTexts(words=["cat here", "a fox"])])[-2:] == ["dog here", "a fox"]
+    for wrong in (
+        {"templates": ["no place"], "of": {"words": ["a"]}},
+        {"templates": ["{}"]},
+        {"templates": [], "of": {"words": ["a"]}},
+    ):
+        with pytest.raises(ValidationError):
+            judge.validate_python(wrong)
+
+
+def test_braces_in_a_text_are_no_template():
+    assert distinct_texts(TemplateTexts(templates=["a {}"], of=WordTexts(words=["{} {0}"]))) == ["a {} {0}"]
+
+
+def test_sources_without_any_text_are_refused():
+    with pytest.raises(DataError, match="no text"):
+        distinct_texts(WordTexts(words=[" "]))

@@ -1,4 +1,4 @@
-"""Where the texts of a vocabulary come from: WordNet, captions, files, words in the spec. Pure but for reading."""
+"""Where lists of texts come from: WordNet, captions, files, words in the spec, templates. Pure but for reading."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from runner.errors import DataError
+from runner.nodes.text_specs import CaptionTexts, FileTexts, TemplateTexts, Texts, WordNetTexts, WordTexts
 
 if TYPE_CHECKING:
     from runner.nodes.wordnet import WordNet
@@ -33,6 +34,50 @@ VISIBLE_KINDS = {
 _PEOPLE = ("baby", "boy", "child", "girl", "man", "person", "woman")
 _FREQUENT_SENSES = 2
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def texts_of(source: Any) -> Iterator[str]:
+    """The texts of one ``TextSource``, as they stand there. Raises ``DataError`` where it cannot be read."""
+    if isinstance(source, WordTexts):
+        yield from source.words
+    elif isinstance(source, FileTexts):
+        yield from file_texts(_local(source.file), source.column)
+    elif isinstance(source, CaptionTexts):
+        yield from _captions(source.captions)
+    elif isinstance(source, WordNetTexts):
+        yield from _wordnet_texts(source)
+    elif isinstance(source, TemplateTexts):
+        filled = distinct_texts(source.of)
+        yield from (template.replace("{}", text) for template in source.templates for text in filled)
+
+
+def distinct_texts(sources: Texts) -> list[str]:
+    """Each different text of one source or of several, once, in order. Raises ``DataError`` where there is none."""
+    listed = list(sources) if isinstance(sources, (list, tuple)) else [sources]
+    found = distinct(text for source in listed for text in texts_of(source))
+    if not found:
+        raise DataError("these sources hold no text", hint="Sources of captions must have captions.")
+    return found
+
+
+def _captions(corpus: Any) -> Iterator[str]:
+    from runner.data.sources import open_sources
+
+    for source in open_sources(corpus):
+        yield from (record.caption for record in source if record.caption)
+
+
+def _wordnet_texts(source: WordNetTexts) -> list[str]:
+    from runner.nodes.wordnet import read_wordnet
+
+    wordnet = read_wordnet(_local(source.folder))
+    return wordnet_nouns(wordnet, source.wordnet, max_words=source.max_words, min_tagged=source.min_tagged)
+
+
+def _local(path: str) -> Path:
+    from runner.assets import resolve
+
+    return Path(resolve(path))
 
 
 def flattened(text: str, limit: int = MAX_TEXT) -> str:
