@@ -147,6 +147,24 @@ CREATE TABLE encoder_score (
   chance DOUBLE  -- score of guessing
 );
 
+-- Training of a small CLIP, every few steps.
+CREATE TABLE clip_train_log (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step of the spec
+  train_step BIGINT NOT NULL,  -- training steps done
+  epoch DOUBLE NOT NULL,  -- pictures seen over pictures there are
+  lr DOUBLE NOT NULL,  -- learning rate of this step
+  loss DOUBLE NOT NULL,  -- weighted sum of the losses
+  loss_contrastive DOUBLE NOT NULL,  -- multi-positive InfoNCE of pictures and captions
+  loss_text DOUBLE NOT NULL,  -- 1 - cos of texts with the sentence encoder
+  loss_image DOUBLE NOT NULL,  -- 1 - cos of pictures with the backbone carried into the space of texts
+  loss_features DOUBLE NOT NULL,  -- 1 - cos of an extra linear map with the backbone's features
+  logit_scale DOUBLE NOT NULL,  -- factor on cosines
+  images_per_s DOUBLE NOT NULL,  -- since the row before
+  seconds DOUBLE NOT NULL  -- of training, over all attempts
+);
+
 -- C2B stage 1: proposed bias attributes.
 CREATE TABLE c2b_attribute (
   run_id VARCHAR NOT NULL,  -- run
