@@ -8,6 +8,7 @@ What stands below a dataset's ``root``:
   ``split_coop.csv`` (``split,filename``), ``metadata.csv`` (``idx,folder_name,class_name``) and, where the picture's
   path does not tell its class, ``labels.csv`` (``filename,class_idx``). The tables win where both are there.
   Paths start at the folder of the pictures.
+- Flowers-102 and DTD may also come with their makers' split (``official``), where none of the above is there.
 - FGVC-Aircraft brings its own: ``variants.txt`` and ``images_variant_{train,val,test}.txt`` beside ``images``.
 
 Groups, counts and rules: the open-world protocol (Conti et al., ICCV 2025); prompts: those customary with CLIP adapters.

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from runner.data.datasets.content import Content, Picture, check_once, quoted, some
 from runner.data.datasets.known import CLASS_TABLE, COOP, KNOWN, LABEL_TABLE, SPLIT_TABLE, Known, KnownName
+from runner.data.datasets.official import official_files, read_official
 from runner.data.datasets.specs import SPLITS, Split
 from runner.data.datasets.tables import (
     ClassRow,
@@ -51,7 +52,7 @@ def read_known(name: KnownName, root: Path, source_id: str) -> Content:
     known = KNOWN[name]
     check_complete(name, root)
     pictures = _pictures(known, root)
-    rows, entries = _aircraft(pictures) if known.split_file is None else _public(known, root, known.split_file)
+    rows, entries = _read(name, known, root, pictures)
     texts = [target_text(known, row.name) for row in rows]
     check_distinct(name, texts, [row.name for row in rows])
     check_once(name, [(entry.split, entry.path) for entry in entries])
@@ -65,6 +66,20 @@ def read_known(name: KnownName, root: Path, source_id: str) -> Content:
     return Content(texts, listed, [source], licence=known.licence)
 
 
+def _read(name: str, known: Known, root: Path, pictures: Path) -> tuple[list[ClassRow], list[Entry]]:
+    if known.split_file is None:
+        return _aircraft(pictures)
+    if _is_official(name, known, root, pictures):
+        return _official(name, pictures)
+    return _public(known, root, known.split_file)
+
+
+def _is_official(name: str, known: Known, root: Path, pictures: Path) -> bool:
+    """Whether only the makers' own split stands here: CoOp's, which comparisons use, goes first."""
+    others = [root / SPLIT_TABLE, root / (known.split_file or SPLIT_TABLE)]
+    return not any(path.exists() for path in others) and any(p.exists() for p in official_files(name, pictures))
+
+
 # --- what is there ----------------------------------------------------------------------------------------------------
 
 
@@ -73,7 +88,7 @@ def check_complete(name: KnownName, root: Path) -> None:
     known = KNOWN[name]
     if not root.is_dir():
         raise DataError(f"{name}: {root} is no folder", hint=f"Pictures come from {known.obtained_from}.")
-    missing = [need for need in _needs(known, root) if not any(path.exists() for path in need.choices)]
+    missing = [need for need in _needs(name, known, root) if not any(path.exists() for path in need.choices)]
     if not missing:
         return
     lines = [
@@ -90,7 +105,7 @@ def _below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _needs(known: Known, root: Path) -> Iterator[_Need]:
+def _needs(name: str, known: Known, root: Path) -> Iterator[_Need]:
     pictures = _pictures(known, root)
     homes = _homes(known, root) if not pictures.is_dir() else [pictures]
     for part in known.parts or ("",):
@@ -99,6 +114,10 @@ def _needs(known: Known, root: Path) -> Iterator[_Need]:
         yield _Need((pictures / VARIANTS,), "the class table", known.obtained_from)
         for split in SPLITS:
             yield _Need((pictures / _variant_file(split),), f"the {split} split", known.obtained_from)
+        return
+    if _is_official(name, known, root, pictures):
+        for path in official_files(name, pictures):
+            yield _Need((path,), "the makers' split", known.obtained_from)
         return
     origin = f"{COOP}; or as a table split,filename with {CLASS_TABLE}"
     yield _Need((root / SPLIT_TABLE, root / known.split_file), "the split", origin)
@@ -139,6 +158,15 @@ def _public(known: Known, root: Path, split_file: str) -> tuple[list[ClassRow], 
             hint=f"Leave out {' and '.join(known.left_out)}.",
         )
     return rows, entries
+
+
+def _official(name: str, pictures: Path) -> tuple[list[ClassRow], list[Entry]]:
+    """Classes by name, in alphabetical order, and pictures of the makers' own split."""
+    listed = read_official(name, pictures)
+    names = sorted({item.name for item in listed})
+    place = {text: number for number, text in enumerate(names)}
+    rows = [ClassRow(number, "", class_name(text, name)) for text, number in place.items()]
+    return rows, [Entry(item.split, item.path, place[item.name]) for item in listed]
 
 
 def _from_coop(known: Known, path: Path) -> tuple[list[ClassRow], list[Entry]]:

@@ -14,6 +14,7 @@ from runner.data.datasets.known import KNOWN
 from runner.data.datasets.layouts import check_files, read_known
 from runner.data.datasets.sampling import Counts, sample
 from runner.data.datasets.specs import (
+    DatasetModel,
     ImageFolderDataset,
     KnownDataset,
     PackagedDataset,
@@ -66,10 +67,11 @@ def load(spec: AnyDataset, options: Options) -> Loaded:
         splits = {picture.split for picture in taken}
         listed = [picture for picture in content.pictures if picture.split in splits]
         check_files(name, Path(spec.root), listed, origin=KNOWN[spec.name].obtained_from)
-    return Loaded(name, content, taken, _about(spec, name, content))
+    return Loaded(name, content, taken, about_of(spec, name, content))
 
 
-def _about(spec: AnyDataset, name: str, content: Content) -> dict[str, Any]:
+def about_of(spec: DatasetModel, name: str, content: Content) -> dict[str, Any]:
+    """The entry of a dataset in ``Datasets.datasets``."""
     known = KNOWN[spec.name] if isinstance(spec, KnownDataset) else None
     return {
         "dataset": name,
@@ -82,7 +84,7 @@ def _about(spec: AnyDataset, name: str, content: Content) -> dict[str, Any]:
     }
 
 
-def check_names(specs: Sequence[AnyDataset]) -> None:
+def check_names(specs: Sequence[DatasetModel]) -> None:
     """Raise ``DataError`` where two datasets have one name."""
     twice = [name for name, count in Counter(spec.title for spec in specs).items() if count > 1]
     if twice:

@@ -88,7 +88,9 @@ def _one_slot(value: str) -> str:
 NAME = r"^[^\W_][\w .+-]{0,99}$"
 
 
-class _DatasetModel(_Model, ABC):
+class DatasetModel(_Model, ABC):
+    """What may be written of any dataset."""
+
     key: ClassVar[str]
 
     called: Annotated[
@@ -125,13 +127,13 @@ class _DatasetModel(_Model, ABC):
         """Name without `as:`; empty where there is none."""
 
     @model_validator(mode="after")
-    def _named(self) -> _DatasetModel:
+    def _named(self) -> DatasetModel:
         if self.called is None and not re.match(NAME, self.own_name):
             raise ValueError("give the dataset a name with `as:`")
         return self
 
 
-class KnownDataset(_DatasetModel):
+class KnownDataset(DatasetModel):
     """One of the ten public datasets, from a local copy; ``root`` holds the unpacked pictures and the split files."""
 
     key: ClassVar[str] = "name"
@@ -144,7 +146,7 @@ class KnownDataset(_DatasetModel):
         return self.name
 
 
-class ImageFolderDataset(_DatasetModel):
+class ImageFolderDataset(DatasetModel):
     """Pictures whose first folder is the class; below ``train``, ``val`` and ``test`` where these folders are there."""
 
     key: ClassVar[str] = "image_folder"
@@ -200,7 +202,7 @@ def _split_tag(value: Any) -> str:
     return "by split" if is_split else "one"
 
 
-class SourcesDataset(_DatasetModel):
+class SourcesDataset(DatasetModel):
     """What datasets of image sources have in common."""
 
     target: Annotated[
@@ -256,14 +258,14 @@ class SourceDataset(SourcesDataset):
     ]
 
 
-KINDS: dict[str, type[_DatasetModel]] = {
+KINDS: dict[str, type[DatasetModel]] = {
     cls.key: cls for cls in (KnownDataset, ImageFolderDataset, PackagedDataset, SourceDataset)
 }
 
 
 def _kind_tag(value: Any) -> str | None:
     """Tag of the kind that a mapping means, also when its key is misspelt."""
-    if isinstance(value, _DatasetModel):
+    if isinstance(value, DatasetModel):
         return f"dataset {value.key}"
     if not isinstance(value, dict):
         return None

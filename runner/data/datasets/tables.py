@@ -82,8 +82,8 @@ def check_paths(where: str, paths: list[str]) -> None:
         )
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """Line number and the wanted columns of each row."""
+def table_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+    """Line number and the wanted columns of each row. Raises ``DataError`` naming the file and the line."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -106,7 +106,8 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]
         ) from error
 
 
-def _whole_number(text: str, column: str, where: str) -> int:
+def whole_number(text: str, column: str, where: str) -> int:
+    """A number from 0 on, of at most nine digits. Raises ``DataError`` naming the place."""
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise DataError(f"{where}: {column} {quoted(text)} is no whole number from 0 on")
     return int(text)
@@ -116,7 +117,7 @@ def read_split_table(root: Path) -> list[tuple[Split, str]]:
     """``split,filename``: split and path of each picture, in file order."""
     path = root / SPLIT_TABLE
     found: list[tuple[Split, str]] = []
-    for line, (split, name) in _rows(path, ("split", "filename")):
+    for line, (split, name) in table_rows(path, ("split", "filename")):
         if split not in SPLITS:
             raise DataError(f"{path}, line {line}: the split {quoted(split)} is none of {', '.join(SPLITS)}")
         found.append((split, name))
@@ -128,9 +129,9 @@ def read_class_table(root: Path) -> list[ClassRow]:
     """``idx,folder_name,class_name``, by number. Raises ``DataError`` where numbers or names stand twice."""
     path = root / CLASS_TABLE
     rows = []
-    for line, (idx, folder, name) in _rows(path, ("idx", "folder_name", "class_name")):
+    for line, (idx, folder, name) in table_rows(path, ("idx", "folder_name", "class_name")):
         where = f"{path}, line {line}"
-        rows.append(ClassRow(_whole_number(idx, "idx", where), folder.strip("/"), class_name(name, where)))
+        rows.append(ClassRow(whole_number(idx, "idx", where), folder.strip("/"), class_name(name, where)))
     for what, values in (
         ("idx", [str(row.idx) for row in rows]),
         ("folder_name", [row.folder for row in rows if row.folder]),
@@ -148,8 +149,8 @@ def read_label_table(root: Path) -> dict[str, int]:
     """``filename,class_idx``: number of the class by path."""
     path = root / LABEL_TABLE
     found: dict[str, int] = {}
-    for line, (name, idx) in _rows(path, ("filename", "class_idx")):
-        number = _whole_number(idx, "class_idx", f"{path}, line {line}")
+    for line, (name, idx) in table_rows(path, ("filename", "class_idx")):
+        number = whole_number(idx, "class_idx", f"{path}, line {line}")
         if found.setdefault(name, number) != number:
             raise DataError(f"{path}, line {line}: {quoted(name)} has two labels, {found[name]} and {number}")
     return found

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from runner.data.datasets.celeba import read_attributes, read_partition
 from runner.errors import DataError
-from runner.nodes.bias.datasets.celeba import open_celeba, read_attributes, read_partition
+from runner.nodes.bias.datasets.celeba import open_celeba
 from runner.nodes.bias.datasets.imagenet_x import FACTORS, open_imagenet_x, read_factors
 
 NAMES = ["Smiling", "Eyeglasses", "Young"]

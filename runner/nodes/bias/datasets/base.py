@@ -43,24 +43,6 @@ class LabelledImages:
         return replace(self, uris=uris, present=self.present[chosen], classes=classes)
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Non-empty lines with their numbers from 1. Raises ``DataError`` where the file cannot be read as UTF-8 text."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line := line.strip():
-                    yield number, line
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a text file: {error.reason} at byte {error.start}") from error
-
-
-def malformed(path: Path, line: int, problem: str, *, hint: str | None = None) -> DataError:
-    """The one error for a line that is not what it should be."""
-    return DataError(f"{path}, line {line}: {problem}", hint=hint)
-
-
 def files_below(root: Path) -> dict[str, str]:
     """Uris of the files in a folder and in its folders (one level), by file name. Nothing is opened.
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.data.datasets.lines import malformed, numbered_lines
 from runner.errors import DataError
-from runner.nodes.bias.datasets.base import LabelledImages, locate, malformed, numbered_lines
+from runner.nodes.bias.datasets.base import LabelledImages, locate
 
 FACTORS = (
     "pose", "background", "pattern", "color", "smaller", "shape", "partial_view", "subcategory", "texture", "larger",
