@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from runner.models.base import FloatArray
 
 TEXT_BATCH = 256
+SMALL_FAMILY = "runner-small-clip"
+"""Lineage of the models that this project trains itself (step clip.train) and of what is edited from them."""
 _FAMILIES = {"openai": "openai-clip", "laion": "laion-clip", "datacomp": "datacomp-clip", "webli": "siglip"}
 
 
@@ -35,14 +37,23 @@ class OpenClipEncoder(ClipModel):
     """An open_clip model in evaluation mode."""
 
     def __init__(
-        self, model: Any, transform: Any, tokenizer: Any, *, name: str, family: str, device: str, half: bool = False
+        self,
+        model: Any,
+        transform: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        family: str,
+        device: str,
+        half: bool = False,
+        small: bool = False,
     ) -> None:
         self.network = model.to(device).eval().requires_grad_(False)
         if half:
             self.network = self.network.half()
         self._transform, self._tokenizer = transform, tokenizer
         self._dtype = torch.float16 if half else torch.float32
-        self.name, self.family, self.device = name, family, device
+        self.name, self.family, self.device, self.small = name, family, device, small
         self.logit_scale = float(model.logit_scale.exp())
         self.context_length = int(model.context_length)
         self.dim = int(self._texts(["probe"]).shape[1])
@@ -148,8 +159,8 @@ def load_local(path: Path, name: str | None, *, device: str, half: bool) -> Open
     with importing:
         import open_clip
 
+    small = path.is_dir() and _check_folder(path)
     if path.is_dir():
-        _check_folder(path)
         source, weights = f"local-dir:{path}", path / "open_clip_model.safetensors"
     elif name is None or name not in open_clip.list_models():
         raise ModelRefused(
@@ -167,13 +178,16 @@ def load_local(path: Path, name: str | None, *, device: str, half: bool) -> Open
         raise ModelRefused(f"{path}: open_clip cannot build this model: {error}") from error
     fill(model, tensors, str(weights))
     shown = f"{name or path.name}/{weights.name}"
+    family = SMALL_FAMILY if small else f"open_clip:{path.name}"
     return OpenClipEncoder(
-        model, transform, tokenizer, name=shown, family=f"open_clip:{path.name}", device=device, half=half
+        model, transform, tokenizer, name=shown, family=family, device=device, half=half, small=small
     )
 
 
-def _check_folder(path: Path) -> None:
-    config = read_json(path / "open_clip_config.json").get("model_cfg")
+def _check_folder(path: Path) -> bool:
+    """Whether the folder says that its model is a small one of this project. Raises ``ModelRefused``."""
+    content = read_json(path / "open_clip_config.json")
+    config, notes = content.get("model_cfg"), content.get("runner")
     if not isinstance(config, dict):
         raise ModelRefused(f"{path}: open_clip_config.json has no model_cfg")
     text = config.get("text_cfg")
@@ -181,3 +195,4 @@ def _check_folder(path: Path) -> None:
         raise ModelRefused(f"{path}: its text tower is another model on a hub ({text['hf_model_name']})")
     if not (path / "open_clip_model.safetensors").is_file():
         raise ModelRefused(f"{path}: there is no open_clip_model.safetensors in this folder")
+    return isinstance(notes, dict) and notes.get("small") is True
