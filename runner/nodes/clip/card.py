@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from runner.nodes.clip.network import FAMILY
+from runner.models.encoders.clip import SMALL_FAMILY
 from runner.nodes.encoder_metrics import Score
 
 _LIMITS = """\
@@ -23,7 +23,7 @@ def card(summary: dict[str, Any], scores: Sequence[Score]) -> str:
     model, plan = summary["model"], summary["training"]
     return "\n".join(
         [
-            f"# {FAMILY}",
+            f"# {SMALL_FAMILY}",
             "",
             "A small CLIP (image and text encoder) trained from scratch by the step `clip.train` of this project, for its own",
             "experiments. Stock open_clip loads it from this folder (`local-dir:`).",

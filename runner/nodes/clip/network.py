@@ -13,7 +13,6 @@ from torch.nn import functional
 from runner.imports import importing
 from runner.nodes.clip.specs import MEAN, STD, ClipSize
 
-FAMILY = "runner-small-clip"
 TEXT_CHUNK = 1024
 
 
@@ -83,6 +82,6 @@ def write(folder: Path, network: nn.Module, size: ClipSize, used: Tensor, notes:
     config = {
         "model_cfg": size.open_clip(),
         "preprocess_cfg": preprocess,
-        "runner": {"small": True, "family": FAMILY, **notes},
+        "runner": {"small": True, **notes},
     }
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf8")

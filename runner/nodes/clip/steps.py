@@ -73,11 +73,12 @@ def train(
     from runner.assets import resolve
     from runner.data.sources import open_sources
     from runner.models.encoders.backbone import Backbone
+    from runner.models.encoders.clip import SMALL_FAMILY
     from runner.models.encoders.sentence import MeanPooled
     from runner.nodes.clip import corpus as data
     from runner.nodes.clip.card import card
     from runner.nodes.clip.evaluation import held_out_recall
-    from runner.nodes.clip.network import FAMILY, write
+    from runner.nodes.clip.network import write
     from runner.nodes.clip.training import STATE, Trainer
 
     seed = ctx.seed if seed is None else seed
@@ -104,7 +105,7 @@ def train(
 
     log = trainer.run(after_step)
     network = trainer.student.clip.eval()
-    scores = held_out_recall(FAMILY, network, model, parts, captions, pixels)
+    scores = held_out_recall(SMALL_FAMILY, network, model, parts, captions, pixels)
     summary = {
         "sources": {part.found.source_id: len(part.captions) for part in parts},
         "licences": {source.source_id: getattr(source, "licence", None) for source in sources},

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from runner.nodes.wordnet import WordNet
 
 CAPTION_TEMPLATES = ("{}", "a picture of {}", "a photo of {}", "a drawing of {}")
-LABEL_TEMPLATES = ("{}", "a {}", "a photo of a {}", "a blurry photo of a {}")
-NOUN_TEMPLATES = ("a photo of a {}", "a picture of the {}", "a drawing of a {}", "there is a {} in the picture")
+LABEL_TEMPLATES = ("{}", "a photo of a {}", "a photo of the {}", "a blurry photo of a {}")
+NOUN_TEMPLATES = ("a photo of {}", "a picture of {}", "a drawing of {}", "there is {} in the picture")
 PERSON = 7846
 """The sense of WordNet 3.0 that every kind of person is below."""
 TRAITS = (
@@ -71,19 +71,24 @@ def glosses(lines: Iterable[str]) -> dict[int, str]:
     return found
 
 
+def with_article(words: str) -> str:
+    """``a`` or ``an`` before the words, by their first letter."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
 def noun_texts(wordnet: WordNet, gloss: Mapping[int, str], seed: int) -> list[str]:
     """Every common noun alone, in one template, with its gloss, and in one place; people with a trait and a skin tone."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     nouns = common_nouns(wordnet)
     texts = list(nouns)
     for noun in nouns:
-        texts.append(chance.choice(NOUN_TEMPLATES).replace("{}", noun))
-        texts.append(f"a {noun} {chance.choice(PLACES)}")
+        texts.append(chance.choice(NOUN_TEMPLATES).replace("{}", with_article(noun)))
+        texts.append(f"{with_article(noun)} {chance.choice(PLACES)}")
         definition = gloss.get(wordnet.senses[noun][0])
         texts += [f"{noun}, {definition}"] if definition else []
     for person in people(nouns, wordnet):
-        texts += [f"a photo of a {trait} {person}" for trait in chance.sample(TRAITS, 2)]
+        texts += [f"a photo of {with_article(trait)} {person}" for trait in chance.sample(TRAITS, 2)]
         texts.append(f"{person}: {chance.choice(SKIN_TONES)}")
-        texts.append(f"a {chance.choice(('man', 'woman'))} who is a {person}")
-    texts += [f"a photo of a {trait} person" for trait in TRAITS] + list(PLACES)
+        texts.append(f"a {chance.choice(('man', 'woman'))} who is {with_article(person)}")
+    texts += [f"a photo of {with_article(trait)} person" for trait in TRAITS] + list(PLACES)
     return list(dict.fromkeys(texts))
