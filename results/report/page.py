@@ -30,6 +30,7 @@ SECTION_MODULES = (
     "results.report.sections.openworld",
     "results.report.sections.circle",
     "results.report.sections.closed_world",
+    "results.report.sections.debias",
     "results.report.sections.heads",
     "results.report.sections.datasets",
     "results.report.sections.tables",
