@@ -1345,6 +1345,24 @@ CREATE TABLE sae_model (
   cknna DOUBLE  -- alignment of latents and embeddings (CKNNA, 10 neighbours)
 );
 
+-- Training of a sparse autoencoder, one row an epoch; measured on the held-out rows, all latents as at inference.
+CREATE TABLE sae_train_log (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  sae_id VARCHAR NOT NULL,  -- SHA-256 of the weights that the training ended with
+  epoch INTEGER NOT NULL,  -- from 1
+  lr DOUBLE NOT NULL,  -- learning rate of the epoch
+  loss DOUBLE NOT NULL,  -- mean training loss
+  level_losses DOUBLE[] NOT NULL,  -- mean reconstruction loss of each Matryoshka level, sparsest first
+  fvu DOUBLE NOT NULL,  -- fraction of variance unexplained
+  cosine DOUBLE NOT NULL,  -- mean cosine of reconstruction
+  l0 DOUBLE NOT NULL,  -- mean active latents
+  dead BIGINT NOT NULL,  -- latents never active on the held-out rows
+  rare BIGINT,  -- latents active on under 10^-5.5 of the training rows since the last check; NULL between checks
+  seconds DOUBLE NOT NULL  -- wall time of the epoch
+);
+
 -- Heads of a vision transformer: their value-output matrices.
 CREATE TABLE sith_head (
   run_id VARCHAR NOT NULL,  -- run
