@@ -193,9 +193,11 @@ class StepDefinition:
 
 STEP_MODULES = (
     "agents.circle_steps",
+    "agents.head_steps",
     "agents.openworld_steps",
     "agents.steps",
     "retrieval.steps",
+    "runner.data.datasets.attribute_steps",
     "runner.data.datasets.steps",
     "runner.nodes.bias.measured_steps",
     "runner.nodes.bias.steps",
