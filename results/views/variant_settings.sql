@@ -6,5 +6,7 @@ SELECT run_id, variant, datasets,
 FROM (SELECT run_id, variant, list_sort(list(DISTINCT name)) AS datasets
       FROM (SELECT run_id, variant, name FROM owc_summary WHERE level = 'dataset'
             UNION ALL
-            SELECT run_id, variant, name FROM closed_world_summary WHERE level = 'dataset')
+            SELECT run_id, variant, name FROM closed_world_summary WHERE level = 'dataset'
+            UNION ALL
+            SELECT run_id, variant, dataset FROM debias_summary)
       GROUP BY run_id, variant)

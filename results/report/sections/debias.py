@@ -90,8 +90,9 @@ class Found:
 
 def collect(read: Reader, request: Request) -> Found | None:
     """The rows, or None where the run debiased nothing."""
-    of_run: dict[str, Any] = {"run": request.run_id}
-    changed = read(CHANGED, {**of_run, "examples": request.examples}).to_pylist()
+    of_run = {"run": request.run_id}
+    wanted: dict[str, Any] = {**of_run, "examples": request.examples}
+    changed: list[Row] = read(CHANGED, wanted).to_pylist()
     statements = (SUMMARY, GROUPS, COMPARED, AUTOENCODERS, NEURONS, PROMPTS, STUDY, KEPT, ATTRIBUTES)
     summary, groups, compared, *rest = (read(sql, of_run).to_pylist() for sql in statements)
     found = Found(summary, groups, compared, [pictured(row) for row in changed], *rest)
@@ -106,7 +107,7 @@ def parts(found: Found) -> list[Part]:
     for task, title in (("zero_shot", "Classification by group"), ("retrieval", "Who is found by a search")):
         rows = [row for row in found.summary if row["task"] == task]
         if rows:
-            variables = {"task": task, "boards": list(boards(rows, found.groups)), "metrics": METRICS}
+            variables: dict[str, Any] = {"task": task, "boards": list(boards(rows, found.groups)), "metrics": METRICS}
             made.append(Part(f"debias-{task.replace('_', '-')}", title, "debias_scores.html.jinja", variables))
     if found.changed:
         made.append(Part("debias-changed", "Pictures whose answer changed", "debias_changed.html.jinja", {"rows": list(_changes(found.changed))}))  # fmt: skip

@@ -1,0 +1,73 @@
+"""The views on debiasing, and what the report shows of it."""
+
+import pytest
+from synthetic_audit import hostile
+from synthetic_debias import FOLDS, GROUPS, METHODS, RUN, N, store_debias
+from test_report import Outline
+
+from results.report import render
+from results.report.sections.debias import pairs
+from results.store import ResultsStore
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    made = ResultsStore(tmp_path_factory.mktemp("debias") / "results.duckdb")
+    store_debias(made)
+    store_debias(made, hostile, "hostile")
+    store_debias(made, run_id="bare", thumbnails=False)
+    return made
+
+
+def rows(store, sql):
+    return store.query(sql).to_pylist()
+
+
+def test_the_scoreboard_prefers_intervals_by_picture(store):
+    found = {
+        r["method"]: r
+        for r in rows(store, f"SELECT * FROM debias_scoreboard WHERE run_id = '{RUN}' AND task = 'zero_shot'")
+    }
+    assert set(found) == set(METHODS)
+    for method, (accuracy, worst) in METHODS.items():
+        row = found[method]
+        assert (row["accuracy"], row["worst_group"]) == (accuracy, worst)
+        assert (row["worst_group_low"], row["worst_group_high"]) == pytest.approx((worst - 0.05, worst + 0.05))
+        assert (row["ci_kind"], row["n"], row["kl"]) == ("by_image", N, None)
+    retrieved = rows(store, f"SELECT * FROM debias_scoreboard WHERE run_id = '{RUN}' AND task = 'retrieval'")
+    assert {r["ci_kind"] for r in retrieved} == {"published"} and all(r["accuracy"] is None for r in retrieved)
+
+
+def test_groups_pool_the_halves_and_mark_the_worst(store):
+    found = rows(store, f"SELECT * FROM debias_groups WHERE run_id = '{RUN}' AND method = 'vanilla'")
+    assert len(found) == len(GROUPS)
+    assert {r["answers"] for r in found} == {sum(N + f for f in range(FOLDS))}
+    assert [(r["target"], r["value"]) for r in found if r["worst"]] == [("waterbird", "land")]
+
+
+@pytest.mark.parametrize(
+    ("metric", "difference", "low", "high", "better"),
+    [("worst_group", 0.1, 0.02, 0.2, True), ("worst_group", -0.1, -0.2, -0.02, False), ("gap", -0.1, -0.2, -0.02, True),
+     ("gap", 0.1, 0.02, 0.2, False), ("accuracy", 0.1, -0.02, 0.2, None)],
+)  # fmt: skip
+def test_a_change_is_for_the_better_only_beyond_chance(metric, difference, low, high, better):
+    row = {"variant": "", "step": "c", "dataset": "d", "attribute": "a", "first": "x", "second": "y", "metric": metric,
+           "difference": difference, "ci_low": low, "ci_high": high, "n": 5}  # fmt: skip
+    assert next(pairs([row]))["metrics"][metric]["better"] is better
+
+
+def test_the_page_shows_before_and_after_groups_pictures_and_texts(store):
+    page = render(store, RUN)
+    text = Outline(page).text
+    assert "+14" in text and "+5 to +22" in text
+    assert "Who is found by a search" in text and "0.075" in text  # KL of sem_bi
+    assert "4 gained, 2 lost" in text and page.count("data:image/jpeg") == 6
+    assert "a photo of the sea 0" in text and "small, of this project" in text
+    assert page.count("<svg") == 1  # worst groups; retrieval has none
+    assert "data:image/jpeg" not in render(store, "bare")
+
+
+def test_hostile_words_stay_text(store):
+    page = render(store, "hostile")
+    assert "<script" not in page and "onerror=alert(1)>" not in page
+    assert not {"script", "iframe", "object"} & set(Outline(page).tags)
