@@ -50,19 +50,23 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     A checkpoint may wrap its tensors once (``state_dict``, ``model``, ...). Raises ``ModelRefused``.
     """
+    return _tensors_of(read_checkpoint(path), path)
+
+
+def read_checkpoint(path: Path) -> Any:
+    """What a PyTorch checkpoint holds, through the restricted unpickler only. Raises ``ModelRefused``."""
     import torch
 
     _need_safe_unpickler(torch.__version__)
     _refuse_bomb(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler meets hostile bytes: whatever it raises, the file is refused
         raise RestrictedLoadFailed(
             f"{path}: refused: the checkpoint holds more than tensors, or is damaged ({_reason(error)})",
             hint="Ask its author for safetensors. Without the restriction it is only read in a confined process, after "
             f"`trust: code` and `sha256: {sha256_of([path])}`.",
         ) from error
-    return _tensors_of(content, path)
 
 
 def _refuse_bomb(path: Path) -> None:
