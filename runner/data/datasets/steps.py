@@ -13,14 +13,14 @@ from runner.data.datasets.specs import SPLITS, DatasetSpecs, Limit
 from runner.steps import Cost, step
 
 
-def _load_cost(params: Mapping[str, Any]) -> Cost:
+def load_cost(params: Mapping[str, Any]) -> Cost:
     """Pictures read for thumbnails, at most; of the others only the names are read."""
     datasets = params.get("datasets") or []
     count = len(datasets) if isinstance(datasets, (list, tuple)) else 1
     return Cost(images=count * len(SPLITS) * params.get("thumbnails", 24), bytes=None)
 
 
-@step("datasets.load", version="2", estimate=_load_cost)
+@step("datasets.load", version="2", estimate=load_cost)
 def load(
     ctx: StepContext,
     *,

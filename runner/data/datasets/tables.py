@@ -37,14 +37,14 @@ class Listed(NamedTuple):
     name: str
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, most: int = MAX_TABLE_BYTES) -> str:
     """A whole text file. Raises ``DataError`` where it is too large or not UTF-8."""
     try:
         if not path.is_file():  # a pipe would hang the run
             raise DataError(f"{path} is no regular file")
         size = path.stat().st_size
-        if size > MAX_TABLE_BYTES:
-            raise DataError(f"{path} has {size:,} bytes; split files and tables have at most {MAX_TABLE_BYTES:,}")
+        if size > most:
+            raise DataError(f"{path} has {size:,} bytes; split files and tables have at most {most:,}")
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -37,6 +37,11 @@ def class_name(text: str, where: str) -> str:
     return name
 
 
+def optional_name(text: str, where: str) -> str | None:
+    """A name as ``class_name`` gives it, or None for what programs write where a value is missing."""
+    return None if one_line(text).casefold() in _MISSING else class_name(text, where)
+
+
 def target_text(known: Known, name: str) -> str:
     """The text that answers are compared with: rename, ``_`` to space, lower case, each where the dataset's rule says so."""
     text = known.renames.get(name, name)

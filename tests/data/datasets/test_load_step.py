@@ -10,7 +10,7 @@ from runner.context import local_context
 from runner.data.datasets.content import Content, Picture
 from runner.data.datasets.sampling import sample
 from runner.data.datasets.specs import SPLITS, DatasetSpecs, SplitCounts
-from runner.data.datasets.steps import _load_cost, load
+from runner.data.datasets.steps import load, load_cost
 from runner.data.images import decode
 from runner.data.places import Place, read_pictures
 from runner.data.sources import open_sources
@@ -169,5 +169,5 @@ def test_reading_pictures_of_a_public_dataset_lists_no_folder(tmp_path, monkeypa
 
 
 def test_the_estimate_counts_thumbnails():
-    assert _load_cost({"datasets": [1, 2], "thumbnails": 10}).images == 60
-    assert _load_cost({"datasets": {"name": "dtd"}}).images == 72
+    assert load_cost({"datasets": [1, 2], "thumbnails": 10}).images == 60
+    assert load_cost({"datasets": {"name": "dtd"}}).images == 72
