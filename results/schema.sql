@@ -1301,7 +1301,7 @@ CREATE TABLE disentanglement (
   acc_bias DOUBLE NOT NULL,  -- accuracy of the attribute from the features
   acc_leak DOUBLE NOT NULL,  -- accuracy of the attribute from the task's logits
   chance DOUBLE NOT NULL,  -- accuracy by chance
-  d DOUBLE NOT NULL,  -- 1 - (acc_leak - chance) / (acc_bias - chance)
+  d DOUBLE,  -- 1 - (acc_leak - chance) / (acc_bias - chance); NULL where the features do not hold the attribute
   d_std DOUBLE,  -- its standard deviation over folds, by propagation of errors; NULL where it is not defined
   n INTEGER NOT NULL,  -- texts
   folds INTEGER NOT NULL  -- folds
