@@ -161,7 +161,8 @@ class ClipModel(ImageTextEncoder, ABC):
 
     ``network``: the open_clip module in evaluation mode on ``device`` (``network.visual`` is the vision tower); steps do
     not change it. ``context_length``: most tokens of a text, start and end included. ``small``: trained by this project,
-    far below a published CLIP, which results must say.
+    far below a published CLIP, which results must say. ``config``: content of the ``open_clip_config.json`` with which a
+    folder of these weights builds the same model (``model_cfg``, ``preprocess_cfg`` and notes), or None where it is not known.
     """
 
     kind: ClassVar[str] = "CLIP model"
@@ -169,6 +170,7 @@ class ClipModel(ImageTextEncoder, ABC):
     device: str
     context_length: int
     small: bool = False
+    config: dict[str, Any] | None = None
 
     @abstractmethod
     def raw_texts(self, texts: Sequence[str]) -> FloatArray:

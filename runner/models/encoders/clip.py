@@ -47,6 +47,7 @@ class OpenClipEncoder(ClipModel):
         device: str,
         half: bool = False,
         small: bool = False,
+        config: dict[str, Any] | None = None,
     ) -> None:
         self.network = model.to(device).eval().requires_grad_(False)
         if half:
@@ -54,6 +55,7 @@ class OpenClipEncoder(ClipModel):
         self._transform, self._tokenizer = transform, tokenizer
         self._dtype = torch.float16 if half else torch.float32
         self.name, self.family, self.device, self.small = name, family, device, small
+        self.config = config
         self.logit_scale = float(model.logit_scale.exp())
         self.context_length = int(model.context_length)
         self.dim = int(self._texts(["probe"]).shape[1])
@@ -128,8 +130,24 @@ def load_tag(name: str, tag: str, *, device: str, half: bool) -> OpenClipEncoder
             hint="Fetch them once on a machine with a network, or give `checkpoint:` a local safetensors file.",
         ) from error
     return OpenClipEncoder(
-        model, transform, tokenizer, name=f"{name}/{tag}", family=family_of(tag), device=device, half=half
+        model,
+        transform,
+        tokenizer,
+        name=f"{name}/{tag}",
+        family=family_of(tag),
+        device=device,
+        half=half,
+        config=_stock_config(name, model, config),
     )
+
+
+def _stock_config(name: str, model: Any, tag: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What ``open_clip_config.json`` must say so that a folder builds a model of open_clip's list again."""
+    with importing:
+        import open_clip
+
+    quick = {"quick_gelu": True} if (tag or {}).get("quick_gelu") else {}
+    return {"model_cfg": {**open_clip.get_model_config(name), **quick}, "preprocess_cfg": model.visual.preprocess_cfg}
 
 
 def _known_tag(name: str, tag: str) -> dict[str, Any]:
@@ -179,8 +197,9 @@ def load_local(path: Path, name: str | None, *, device: str, half: bool) -> Open
     fill(model, tensors, str(weights))
     shown = f"{name or path.name}/{weights.name}"
     family = SMALL_FAMILY if small else f"open_clip:{path.name}"
+    config = read_json(path / "open_clip_config.json") if path.is_dir() else _stock_config(str(name), model)
     return OpenClipEncoder(
-        model, transform, tokenizer, name=shown, family=family, device=device, half=half, small=small
+        model, transform, tokenizer, name=shown, family=family, device=device, half=half, small=small, config=config
     )
 
 
