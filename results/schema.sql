@@ -1468,3 +1468,69 @@ CREATE TABLE sith_edit (
   sigma_new DOUBLE NOT NULL,  -- after (negative where the sign was turned)
   reason VARCHAR NOT NULL  -- rule, and what it went by
 );
+
+-- Heads of two models compared (our measures), one row a direction of the first.
+CREATE TABLE sith_compare (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- first model
+  other VARCHAR NOT NULL,  -- second model
+  layer INTEGER NOT NULL,  -- block, from 0
+  head INTEGER NOT NULL,  -- head, from 0
+  sv_a INTEGER NOT NULL,  -- singular vector of the first, from 0
+  sv_b INTEGER NOT NULL,  -- the one of the second that is assigned to it (one each, largest sum of cosines)
+  cos DOUBLE NOT NULL,  -- cosine of the two right vectors, absolute
+  sigma_a DOUBLE NOT NULL,  -- singular value in the first
+  gain DOUBLE NOT NULL,  -- u^T W2 v: gain of the first's direction in the second model
+  gain_ratio DOUBLE,  -- gain / sigma_a; NULL where sigma_a is 0
+  mean_cos DOUBLE NOT NULL,  -- mean cosine of the head's pairs
+  weighted_cos DOUBLE,  -- the same weighted by sigma_a; NULL where the first head is 0
+  overlap1 DOUBLE NOT NULL,  -- squared cosine of the two leading right vectors
+  overlap5 DOUBLE NOT NULL,  -- share of the 5 leading right vectors' span in common
+  overlap_r DOUBLE NOT NULL,  -- share of the whole right span in common
+  principal DOUBLE NOT NULL,  -- principal cosine of the right spans, the sv_a-th largest
+  reweight_energy DOUBLE,  -- share of the second head's energy that re-weighting the first's directions explains
+  inspan_energy DOUBLE,  -- share of it inside the first's left and right spans
+  rel_delta DOUBLE,  -- Frobenius norm of the difference / norm of the first
+  jaccard DOUBLE  -- concepts in common / in all, of the pair; NULL without concepts
+);
+
+-- Directions that carry an attribute (our measure).
+CREATE TABLE sith_effect (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- model
+  attribute VARCHAR NOT NULL,  -- attribute
+  value VARCHAR NOT NULL,  -- value that the positive side stands for
+  against VARCHAR NOT NULL,  -- value or values that it is told from
+  evidence VARCHAR NOT NULL,  -- images or texts: what the attribute's direction was taken from
+  n_value BIGINT NOT NULL,  -- pictures or texts with the value
+  n_against BIGINT NOT NULL,  -- and without
+  layer INTEGER NOT NULL,  -- block, from 0
+  head INTEGER NOT NULL,  -- head, from 0
+  sv INTEGER NOT NULL,  -- singular vector, from 0
+  side VARCHAR NOT NULL,  -- right: what is written
+  cosine DOUBLE NOT NULL,  -- of what the direction writes and the attribute's direction, in the joint space
+  sigma DOUBLE NOT NULL,  -- singular value
+  effect DOUBLE NOT NULL,  -- sigma x gain into the joint space x cosine, signed
+  share DOUBLE NOT NULL,  -- effect^2 / sum of effect^2 over all directions looked at
+  rank INTEGER NOT NULL  -- order by |effect|, from 0
+);
+
+-- Recall of the safe partner when queries or galleries are unsafe (ViSU protocol).
+CREATE TABLE sith_recall (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- model
+  dataset VARCHAR NOT NULL,  -- dataset
+  setting VARCHAR NOT NULL,  -- T->V, V->T, T->VV*, V->TT*, T*->VV*, V*->TT* (* = unsafe)
+  k INTEGER NOT NULL,  -- cut-off
+  hits BIGINT NOT NULL,  -- queries whose safe partner is among the first k
+  n BIGINT NOT NULL,  -- queries
+  recall DOUBLE NOT NULL,  -- hits / n
+  low DOUBLE NOT NULL,  -- 95 % interval (Wilson)
+  high DOUBLE NOT NULL  -- 95 % interval (Wilson)
+);
