@@ -210,6 +210,8 @@ STEP_MODULES = (
     "runner.nodes.encoder.steps",
     "runner.nodes.faces.steps",
     "runner.nodes.openworld.steps",
+    "runner.nodes.sem.sae_steps",
+    "runner.nodes.sem.steps",
 )
 ENTRY_POINT_GROUP = "runner.steps"
 

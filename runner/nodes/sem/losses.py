@@ -31,8 +31,7 @@ def nmse(recon: Tensor, x: Tensor) -> Tensor:
 def cosine(recon: Tensor, x: Tensor) -> Tensor:
     """Mean over rows of ``(1 - cos(recon, x))^2`` of [n, d] (MSAE)."""
     similarity: Tensor = functional.cosine_similarity(recon, x, dim=-1)
-    mean: Tensor = (1 - similarity).square().mean()
-    return mean
+    return (1 - similarity).square().mean()
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "nmse": nmse, "cosine": cosine}
@@ -40,7 +39,8 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "nmse": nms
 
 def l1_penalty(h: Tensor, x: Tensor) -> Tensor:
     """Mean over rows of ``|h|_1 / |x|_2`` of latents [n, L] and inputs [n, d] (MSAE's ReLU autoencoder)."""
-    return (h.abs().sum(-1) / x.norm(dim=-1)).mean()
+    ratios: Tensor = h.abs().sum(-1) / x.norm(dim=-1)
+    return ratios.mean()
 
 
 def level_weights(n: int, weighting: Weighting) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from runner.nodes.sem.checks import check_rows
 from runner.nodes.sem.losses import Losses, Objective, training_losses
 from runner.nodes.sem.quality import Quality, measure
 from runner.nodes.sem.sae import SparseAutoencoder
@@ -75,7 +76,7 @@ class SaeTrainer:
     """Trains ``sae`` in place on raw embeddings ``rows`` [n, d], with ``held_out`` [m, d] to measure on.
 
     ``rows`` may lie in memory-mapped storage; batches are moved to the autoencoder's device. ``log`` grows by a ``LogRow`` an epoch.
-    Raises ValueError where there is nothing to train or to measure on.
+    Raises ValueError for NaN, rows of another width, and where there is nothing to train or to measure on.
     """
 
     def __init__(
@@ -88,10 +89,10 @@ class SaeTrainer:
         *,
         seed: int = 0,
     ) -> None:
-        if not len(rows) or not len(held_out) or schedule.epochs < 1:
-            raise ValueError(
-                f"{len(rows)} rows, {len(held_out)} held out, {schedule.epochs} epochs: nothing to train on"
-            )
+        check_rows("embeddings to train on", rows, sae.d)
+        check_rows("embeddings held out", held_out, sae.d)
+        if schedule.epochs < 1:
+            raise ValueError(f"{schedule.epochs} epochs: nothing to train")
         self.sae, self.rows, self.held_out = sae, rows, held_out
         self.objective, self.schedule = objective, schedule
         self.optimiser = torch.optim.Adam(sae.parameters(), lr=schedule.lr, eps=ADAM_EPSILON)
