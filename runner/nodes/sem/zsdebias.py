@@ -151,7 +151,7 @@ class _Fit:
         train, val = order[held:], order[:held]
         optimiser = torch.optim.Adam(self.model.parameters(), lr=lr, weight_decay=weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=epochs, eta_min=_LAST_LR)
-        best, state, history = 0, {}, []  # type: ignore[var-annotated]
+        best, state, history = 0, dict[str, Tensor](), list[float]()
         for epoch in range(1, epochs + 1):
             kl = self.weights.kl * ((epoch - 1) % self.weights.cycle) / max(self.weights.cycle - 1, 1)
             self._train_epoch(train[torch.randperm(len(train), device=train.device)], optimiser, kl)
