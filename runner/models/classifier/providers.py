@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from runner.models.base import Classifier, ImageTextEncoder
 from runner.models.classifier.loader import load_classifier
 from runner.models.classifier.preprocess import PreprocessSpec
-from runner.models.registry import ModelConfig, Services, model_link, provider
+from runner.models.registry import ModelConfig, Services, model_link, provider, step_link
 from runner.references import InputPath
 from runner.steps import ModelHandle
 
@@ -105,19 +105,38 @@ class FileClassifier(_FromPath):
 
 @provider("zero_shot")
 class ZeroShot(ModelConfig):
-    """An image-text encoder used as a classifier: each label becomes a prompt."""
+    """An image-text encoder used as a classifier: each label becomes a prompt, or a vector that a step debiased."""
 
     kind: ClassVar[type[ModelHandle]] = Classifier
     provider: Literal["zero_shot"] = "zero_shot"
     encoder: model_link(ImageTextEncoder) = Field(description="an image-text encoder of this spec: $name")  # type: ignore[valid-type]
-    labels: list[str] = Field(min_length=2, description="the classes")
-    templates: list[str] = Field(default=["a photo of a {}"], min_length=1, description="prompts; {} is the label")
+    labels: list[str] = Field(min_length=2, description="the classes; with vectors, in the order of their queries")
+    templates: list[str] | None = Field(
+        default=None, min_length=1, description="prompts; {} is the label; default: a photo of a {}"
+    )
+    vectors: step_link("arrays") | None = Field(  # type: ignore[valid-type]
+        default=None,
+        description="class vectors in place of prompts: output `vectors` of debias.texts: $debiased.vectors",
+    )
+    method: str | None = Field(default=None, min_length=1, max_length=60, description="label of the method in vectors")
+
+    @model_validator(mode="after")
+    def _prompts_or_vectors(self) -> ZeroShot:
+        if (self.vectors is None) != (self.method is None):
+            raise ValueError("give vectors and method (a label of debias.texts), or neither")
+        if self.vectors is not None and self.templates is not None:
+            raise ValueError("templates would be ignored: the class vectors come from a step")
+        return self
 
     def load(self, services: Services) -> Classifier:
-        """Embed the prompts. Raises ``ModelRefused`` for labels or templates that cannot be used."""
+        """Embed the prompts, or take the vectors. Raises ``ModelRefused`` for what cannot be used."""
         from runner.models.classifier.checks import check_classifier
-        from runner.models.classifier.zero_shot import ZeroShotClassifier
+        from runner.models.classifier.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier, debiased
 
-        classifier = ZeroShotClassifier(services.linked["encoder"], self.labels, self.templates)
+        encoder: ImageTextEncoder = services.linked["encoder"]
+        if self.vectors is None:
+            classifier = ZeroShotClassifier(encoder, self.labels, self.templates or DEFAULT_TEMPLATES)
+        else:
+            classifier = debiased(encoder, self.labels, services.linked["vectors"], str(self.method))
         check_classifier(classifier)
         return classifier
