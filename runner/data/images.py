@@ -10,6 +10,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,13 +76,22 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
 
     Raises ``UnreadableImage``. The size is judged from the header, before any pixel is decoded.
     """
+    return _decoded(data, limits, _to_rgb)
+
+
+def decode_cut_out(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """Decode one picture to RGBA, its transparency kept; otherwise as ``decode``."""
+    return _decoded(data, limits, lambda image: image.convert("RGBA"))
+
+
+def _decoded(data: bytes, limits: ImageLimits, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if not data:
         raise UnreadableImage("empty", "0 bytes")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.size, limits)
             image.load()
-            return _upright(image, _to_rgb(image))
+            return _upright(image, convert(image))
     except UnreadableImage:
         raise
     except _DECODER_ERRORS as error:
