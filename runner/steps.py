@@ -206,6 +206,7 @@ STEP_MODULES = (
     "runner.nodes.bias.compare_steps",
     "runner.nodes.classify.steps",
     "runner.nodes.classify.vocabulary_steps",
+    "runner.nodes.composing.steps",
     "runner.nodes.clip.steps",
     "runner.nodes.encoder.steps",
     "runner.nodes.faces.steps",
