@@ -14,7 +14,7 @@ from runner.data.sources import Corpus, Source, is_here, open_sources
 from runner.errors import RunnerError
 from runner.models.base import ImageTextEncoder
 from runner.references import InputPath
-from runner.steps import Cost, step
+from runner.steps import Cost, Folder, step
 
 BatchSize = Annotated[int, Field(ge=1, le=4096, description="pictures encoded together")]
 FaissKind = Annotated[
@@ -143,7 +143,7 @@ def search(
 def folder_tree(
     ctx: StepContext,
     *,
-    path: InputPath,
+    path: Annotated[Folder | InputPath, Field(description="the folder, or a step's folder such as $birds.tree")],
     task: Annotated[str, Field(description="what the classifier is meant to do")],
     classes: Annotated[list[str], Field(description="all classes of the task; default: the folders")] | None = None,
     min_side: Annotated[int, Field(ge=1, description="pixels of the smaller side")] = 1,
@@ -155,4 +155,4 @@ def folder_tree(
     from runner.data.images import ImageLimits
 
     limits = ImageLimits(max_pixels=max_pixels, min_side=min_side)
-    return read_tree(ctx, path, task, classes, limits, keep_duplicates=paper_mode)
+    return read_tree(ctx, str(path), task, classes, limits, keep_duplicates=paper_mode)
