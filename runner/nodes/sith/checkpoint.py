@@ -1,0 +1,42 @@
+"""An edited CLIP as a folder that stock open_clip loads: its config, float32 weights, and the record of the edit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from runner.errors import ModelRefused
+from runner.models.base import ClipModel
+from runner.nodes.sith.tower import precise
+
+VISUAL = "visual."
+
+
+def write_checkpoint(
+    folder: Path, clip: ClipModel, visual: Mapping[str, Tensor] | None, record: dict[str, Any]
+) -> None:
+    """Write ``open_clip_config.json``, ``open_clip_model.safetensors`` and ``edit.json``.
+
+    ``visual``: state dict of the vision tower in place of the model's own; None writes no weights (a dry run). All else is
+    the model's, half precision as float32; notes of the original's config, such as that it is small, are kept. Raises
+    ``ModelRefused`` where the model's config is not known.
+    """
+    from safetensors.torch import save_file
+
+    if clip.config is None:
+        raise ModelRefused(f"{clip.name}: its open_clip config is not known, so its weights cannot be written")
+    if visual is not None:
+        state = {name: precise(value) for name, value in clip.network.state_dict().items()}
+        state |= {VISUAL + name: precise(value) for name, value in visual.items()}
+        tensors = {name: value.cpu().clone().contiguous() for name, value in state.items()}
+        save_file(tensors, folder / "open_clip_model.safetensors")
+    _write_json(folder / "open_clip_config.json", clip.config)
+    _write_json(folder / "edit.json", record)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True), "utf8")
