@@ -1142,7 +1142,7 @@ CREATE TABLE prompt_set (
   variant VARCHAR NOT NULL,  -- variant
   step VARCHAR NOT NULL,  -- step
   set_id VARCHAR NOT NULL,  -- SHA-256 over the texts of this kind, in order
-  kind VARCHAR NOT NULL,  -- query, diverse, bias, paraphrase, spurious, candidate, augmented, harmful, helpful, scene, content
+  kind VARCHAR NOT NULL,  -- query, diverse, bias, paraphrase, spurious, candidate, augmented, harmful, helpful, scene, target_word, bias_word, content
   attribute VARCHAR,  -- attribute that it is about
   class_name VARCHAR,  -- value of the attribute (bias, spurious, candidate, augmented), or a and b of a pair
   query VARCHAR,  -- query that it belongs to

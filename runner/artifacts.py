@@ -271,7 +271,8 @@ class DebiasPrompts(Artifact):
     rows of kind ``query`` (idx 0 .. ), ``diverse``, ``bias`` (class_name = a value), ``paraphrase`` (query = which; idx 0 is
     the query itself), ``spurious`` (class_name = a value), ``candidate`` (query and class_name), ``augmented`` (query and
     class_name), ``harmful`` and ``helpful`` (pairs of rows with the same idx: class_name ``a`` and ``b``; query = which or
-    NULL for all), ``scene`` (``{target}`` and ``{bias}`` in the text), ``content`` (query = which).
+    NULL for all), ``scene`` (``{target}`` and ``{bias}`` in the text) with ``target_word`` (query = which) and ``bias_word``
+    (class_name = a value), which stand for the two, ``content`` (query = which).
     """
 
     attribute: str

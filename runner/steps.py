@@ -193,6 +193,7 @@ class StepDefinition:
 
 STEP_MODULES = (
     "agents.circle_steps",
+    "agents.debias_steps",
     "agents.head_steps",
     "agents.openworld_steps",
     "agents.steps",
