@@ -110,35 +110,28 @@ def composed(pictures: Sequence[Planned], material: Material, look: Look) -> Ite
             yield picture, buffer.getvalue()
 
 
-def write_set(
-    folder: Path, pictures: Sequence[Planned], data: Mapping[str, bytes], material: Material, about: str
-) -> None:
-    """The pictures in Waterbirds' layout: ``metadata.csv``, a folder a class; and what they are made of, as text."""
-    for file, content in data.items():
-        path = folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+def write_table(folder: Path, pictures: Sequence[Planned], material: Material, about: str) -> None:
+    """``metadata.csv`` as Waterbirds has it, and what the set is made of, as text."""
     targets, backgrounds = [*material.figures], [*material.photographs]
-    with (folder / "metadata.csv").open("w", newline="", encoding="utf8") as file_:
-        writer = csv.writer(file_, lineterminator="\n")
+    with (folder / "metadata.csv").open("w", newline="", encoding="utf8") as file:
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for number, p in enumerate(pictures, start=1):
             y, place = targets.index(p.target), backgrounds.index(p.background)
-            writer.writerow([
-                number, p.file, y, SPLITS.index(p.split), place, "/".join(p.photograph), "/".join(p.figure.place),
-            ])  # fmt: skip
+            sources = ["/".join(p.photograph), "/".join(p.figure.place)]
+            writer.writerow([number, p.file, y, SPLITS.index(p.split), place, *sources])
     (folder / "README.txt").write_text(about + "\n", encoding="utf8")
 
 
-def write_tree(
-    folder: Path, pictures: Sequence[Planned], data: Mapping[str, bytes], attribute: str, splits: Sequence[Split]
-) -> None:
-    """The pictures of some splits as TARGET/ATTRIBUTE/VALUE/file, which ``retrieval.folder_tree`` reads."""
-    for picture in pictures:
-        if picture.split in splits:
-            path = folder / picture.target / attribute / picture.background / picture.file.rpartition("/")[2]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data[picture.file])
+def branch(picture: Planned, attribute: str) -> str:
+    """Path of a picture in a tree TARGET/ATTRIBUTE/VALUE/file, which ``retrieval.folder_tree`` reads."""
+    return f"{picture.target}/{attribute}/{picture.background}/{picture.file.rpartition('/')[2]}"
+
+
+def write_picture(path: Path, data: bytes) -> None:
+    """Write a file into a folder that need not be there yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
 
 
 def summary(pictures: Sequence[Planned]) -> dict[str, Any]:

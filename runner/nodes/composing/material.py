@@ -14,7 +14,7 @@ from PIL import Image
 from runner.data.datasets.content import some
 from runner.data.images import UnreadableImage, decode_cut_out
 from runner.data.places import Place
-from runner.data.sources import Record, Source, open_source
+from runner.data.sources import PackagedSource, Record, Source, open_source
 from runner.errors import DataError
 from runner.nodes.composing.pasting import trimmed
 from runner.nodes.composing.specs import CutOuts, Photographs
@@ -44,16 +44,17 @@ class Material:
         return "; ".join(f"{name}: {source.licence or 'not stated'}" for name, source in sorted(self.sources.items()))
 
 
-def gather(objects: Mapping[str, CutOuts], backgrounds: Mapping[str, Photographs], warn: Warn) -> Material:
+def gather(objects: Mapping[str, CutOuts], backgrounds: Mapping[str, Photographs], side: int, warn: Warn) -> Material:
     """Read captions and labels, and the pictures of the cut-outs. Raises ``DataError`` where a class or background has none.
 
+    ``side``: pixels of the longest side that a cut-out needs; larger ones are made smaller once, not at every use.
     A cut-out that stands in several folders or sets counts once; one that is wanted for two classes is an error.
     """
     sources: dict[str, Source] = {}
     records = _records({spec for pick in objects.values() for spec in pick.sets}, sources)
     owners: dict[str, str] = {}
     figures = {
-        target: _figures(target, pick, [r for s in pick.sets for r in records[open_source(s).source_id]], owners, warn)
+        target: _figures(target, pick, [r for s in pick.sets for r in records[s]], side, owners, warn)
         for target, pick in objects.items()
     }
     photographs = {value: _photographs(value, pick, sources) for value, pick in backgrounds.items()}
@@ -61,12 +62,13 @@ def gather(objects: Mapping[str, CutOuts], backgrounds: Mapping[str, Photographs
     return Material(figures, photographs, sources)
 
 
-def _records(sets: Iterable[object], sources: dict[str, Source]) -> dict[str, list[Record]]:
+def _records(sets: Iterable[PackagedSource], sources: dict[str, Source]) -> dict[PackagedSource, list[Record]]:
     """Captioned pictures of each set; each is read once."""
     found = {}
-    for source in sorted((open_source(spec) for spec in sets), key=lambda s: s.source_id):  # type: ignore[arg-type]
+    for spec in sets:
+        source = open_source(spec)
         sources[source.source_id] = source
-        found[source.source_id] = [record for record in source if record.caption]
+        found[spec] = [record for record in source if record.caption]
     return found
 
 
@@ -77,7 +79,7 @@ def matcher(words: Sequence[str]) -> re.Pattern[str]:
 
 
 def _figures(
-    target: str, pick: CutOuts, records: Sequence[Record], owners: dict[str, str], warn: Warn
+    target: str, pick: CutOuts, records: Sequence[Record], side: int, owners: dict[str, str], warn: Warn
 ) -> dict[str, list[Figure]]:
     wanted, unwanted = matcher(pick.captions), matcher(pick.except_captions) if pick.except_captions else None
     found: dict[str, list[Figure]] = {}
@@ -88,7 +90,7 @@ def _figures(
         ruled_out = (unwanted and unwanted.search(caption)) or any(
             fnmatch.fnmatchcase(record.uri, pattern) for pattern in pick.except_uris
         )
-        image = _trimmed(record, warn) if hits and not ruled_out else None
+        image = _trimmed(record, side, warn) if hits and not ruled_out else None
         if image is not None and _is_new(image, target, owners, record):
             met |= {hit.casefold() for hit in hits}
             found.setdefault(record.source_id, []).append(Figure(Place(record.source_id, record.uri), image))
@@ -100,12 +102,15 @@ def _figures(
     return found
 
 
-def _trimmed(record: Record, warn: Warn) -> Image.Image | None:
+def _trimmed(record: Record, side: int, warn: Warn) -> Image.Image | None:
     try:
-        return trimmed(decode_cut_out(record.data))
+        image = trimmed(decode_cut_out(record.data))
     except UnreadableImage as error:
         warn(f"{record.source_id}/{record.uri}: {error}")
         return None
+    if image is not None:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return image
 
 
 def _is_new(image: Image.Image, target: str, owners: dict[str, str], record: Record) -> bool:

@@ -35,6 +35,16 @@ class ComposedImages(AttributedImages):
     summary: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Composed:
+    name: str
+    attribute: str
+    material: Material
+    pictures: list[Planned]
+    about: str
+    template: str
+
+
 def _cost(params: Mapping[str, Any]) -> Cost:
     plans = params.get("splits")
     made = plans.by_split().values() if isinstance(plans, SplitPlans) else []
@@ -69,23 +79,34 @@ def compose(
     A small set of ours, after the idea of Waterbirds: no cut-out and no photograph stands in two splits, and in a split every
     background of a class shows the same cut-outs as often.
     """
-    from runner.nodes.composing.composing import Look, composed, planned, summary, write_set, write_tree
+    from runner.nodes.composing.composing import (
+        Look,
+        branch,
+        composed,
+        planned,
+        summary,
+        write_picture,
+        write_table,
+    )  # fmt: skip
     from runner.nodes.composing.material import gather
 
     drawn = ctx.seed if seed is None else seed
-    material = gather(objects, backgrounds, lambda text: ctx.warn(text, item=name))
+    material = gather(objects, backgrounds, 2 * size, lambda text: ctx.warn(text, item=name))
     look = Look(size, object_size, mirror)
     pictures = planned(material, splits.by_split(), fractions, look, drawn)
-    data = {p.file: png for p, png in ctx.track(composed(pictures, material, look), unit="images", total=len(pictures))}
-    about, counted = _description(name, attribute, material), summary(pictures)
     folder, branches = ctx.folder("pictures"), ctx.folder("tree")
-    write_set(folder, pictures, data, material, about)
-    write_tree(branches, pictures, data, attribute, [split for split in SPLITS if split in tree])
-    key = item_key("composed", LAYOUT, _plain(objects), _plain(backgrounds), _plain(splits), _plain(fractions), look.size,
-                   _plain(object_size), mirror, drawn, {n: s.fingerprint() for n, s in material.sources.items()})  # fmt: skip
-    home = _shared(ctx, key[:24], folder)
-    rows = _rows(name, pictures, [*material.figures], data, thumbnails)
-    return _artifact(rows, name, attribute, material, pictures, home, template, about, folder, branches, counted)
+    for picture, png in ctx.track(composed(pictures, material, look), unit="images", total=len(pictures)):
+        write_picture(folder / picture.file, png)
+        if picture.split in tree:
+            write_picture(branches / branch(picture, attribute), png)
+    about = _description(name, attribute, material)
+    write_table(folder, pictures, material, about)
+    key = item_key("composed", LAYOUT, name, attribute, _plain(objects), _plain(backgrounds), _plain(splits),
+                   _plain(fractions), _plain(object_size), size, mirror, drawn,
+                   {n: s.fingerprint() for n, s in material.sources.items()})  # fmt: skip
+    set_ = _Composed(name, attribute, material, pictures, about, template)
+    rows = _rows(set_, folder, thumbnails)
+    return _artifact(set_, rows, _shared(ctx, key[:24], folder), folder, branches, summary(pictures))
 
 
 def _plain(value: Any) -> Any:
@@ -120,49 +141,53 @@ def _shared(ctx: StepContext, key: str, made: Path) -> Path:
     return home
 
 
-def _rows(
-    name: str, pictures: list[Planned], targets: list[str], data: Mapping[str, bytes], thumbnails: int
-) -> list[dict[str, Any]]:
+def _rows(made: _Composed, folder: Path, thumbnails: int) -> list[dict[str, Any]]:
     """Rows of ``dataset_image``; the first of each split have a thumbnail, as many of each class and background."""
     from runner.data.datasets.loading import THUMBNAIL_SIDE
     from runner.data.images import decode, thumbnail
 
     shown: set[str] = set()
     for split in SPLITS:
-        own = [p for p in pictures if p.split == split]
-        order = sorted(range(len(own)), key=lambda i: own[i].file.rpartition("-")[2])  # by number: all groups in turn
-        shown |= {own[i].file for i in order[:thumbnails]}
+        files = [p.file for p in made.pictures if p.split == split]
+        shown |= {
+            *sorted(files, key=lambda file: file.rpartition("-")[2])[:thumbnails]
+        }  # by number: all groups in turn
+    targets = [*made.material.figures]
     return [
         {
-            "dataset": name, "split": p.split, "sample_id": p.file, "source_id": name, "uri": p.file, "target": p.target,
-            "class_index": targets.index(p.target),
-            "thumbnail": thumbnail(decode(data[p.file]), THUMBNAIL_SIDE) if p.file in shown else None,
+            "dataset": made.name, "split": p.split, "sample_id": p.file, "source_id": made.name, "uri": p.file,
+            "target": p.target, "class_index": targets.index(p.target),
+            "thumbnail": thumbnail(decode((folder / p.file).read_bytes()), THUMBNAIL_SIDE) if p.file in shown else None,
         }
-        for p in pictures
+        for p in made.pictures
     ]  # fmt: skip
 
 
 def _artifact(
-    rows: list[dict[str, Any]], name: str, attribute: str, material: Material, pictures: list[Planned], home: Path,
-    template: str, about: str, folder: Path, branches: Path, counted: dict[str, Any],
-) -> ComposedImages:  # fmt: skip
+    made: _Composed, rows: list[dict[str, Any]], home: Path, folder: Path, tree: Path, counted: dict[str, Any]
+) -> ComposedImages:
     from results.tables import arrow_table
 
-    styles = sorted({p.figure.place.source_id for p in pictures})
     values = [
-        {"dataset": name, "sample_id": p.file, "attribute": label, "value": value}
-        for p in pictures
+        {"dataset": made.name, "sample_id": p.file, "attribute": label, "value": value}
+        for p in made.pictures
         for label, value in (
-            (attribute, p.background), ("style", p.figure.place.source_id), ("cut_out", "/".join(p.figure.place))
+            (made.attribute, p.background), ("style", p.figure.place.source_id), ("cut_out", "/".join(p.figure.place))
         )
     ]  # fmt: skip
     dataset = {
-        "dataset": name, "known": None, "group": None, "classes": [*material.figures], "domain_noun": None,
-        "template": template, "licence": material.licences(), "description": about,
+        "dataset": made.name, "known": None, "group": None, "classes": [*made.material.figures], "domain_noun": None,
+        "template": made.template, "licence": made.material.licences(), "description": made.about,
     }  # fmt: skip
-    attributes = {attribute: [*material.photographs], "style": styles, "cut_out": []}
+    styles = sorted({p.figure.place.source_id for p in made.pictures})
+    attributes = {made.attribute: [*made.material.photographs], "style": styles, "cut_out": []}
     return ComposedImages(
-        [dataset], [{"folder": str(home), "name": name}], arrow_table("dataset_image", rows),
-        [{"dataset": name, "attributes": attributes, "class_attribute": None}], arrow_table("dataset_attribute", values),
-        folder, branches, counted,
-    )  # fmt: skip
+        datasets=[dataset],
+        corpus=[{"folder": str(home), "name": made.name}],
+        images=arrow_table("dataset_image", rows),
+        about=[{"dataset": made.name, "attributes": attributes, "class_attribute": None}],
+        attributes=arrow_table("dataset_attribute", values),
+        pictures=folder,
+        tree=tree,
+        summary=counted,
+    )
