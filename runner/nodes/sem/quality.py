@@ -67,6 +67,7 @@ def decoder_coherence(directions: Tensor) -> float:
     return float((everything - own).clamp(min=0) / len(rows) ** 2)
 
 
+@torch.no_grad()
 def cknna(a: Tensor, b: Tensor, neighbours: int = 10) -> float:
     """Alignment of two sets of features [n, p] and [n, q] of the same n things (CKNNA, linear kernels).
 
