@@ -235,7 +235,7 @@ def _kind_tag(value: Any) -> str | None:
         return f"method {value.key}"
     keys = [value] if isinstance(value, str) else [str(key) for key in value] if isinstance(value, dict) else []
     found = [key for key in keys if key in KINDS]
-    near = [match for key in keys for match in difflib.get_close_matches(key.replace("-", "_"), KINDS, 1, 0.7)]
+    near = [match for key in keys for match in difflib.get_close_matches(key.replace("-", "_"), KINDS, 1, 0.6)]
     return f"method {(found or near)[0]}" if found or (near and isinstance(value, dict)) else None
 
 
