@@ -6,7 +6,8 @@ The plain form does as COMP is written down: a product of the residuals with all
 picked ones, a fit by coordinate descent, and dense codes [targets, atoms] times the dictionary. It runs on batches of
 targets, and with ``--plain-targets`` below all of them its time is scaled. Picks must be the same wherever the score of the
 plain pick exceeds the next by 1e-4, up to the first step at which it does not. Memory is the peak resident size of a child
-process that runs one form, less that before it ran (the dictionary is there already).
+process that runs one form, less what was resident before. Seconds are of the processor: one
+thread, and a busy machine does not count.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ import argparse
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
+import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -83,29 +88,19 @@ def agreement(found: Code, reference: Code, margin: float = 1e-4) -> tuple[int, 
     return int(clear.sum()), int(different.sum())
 
 
-def peak_extra(form: str, options: argparse.Namespace) -> float:
-    """MB that one form adds to the resident size of a fresh process."""
-    command = [sys.executable, __file__, "--measure", form]
-    for name in ("targets", "atoms", "dim", "k", "coherence"):
-        command += [f"--{name}", str(getattr(options, name))]
+def peak_extra(form: str, options: argparse.Namespace, folder: Path) -> float:
+    """MB that one form adds to the resident size of a fresh process in which targets and dictionary are in memory."""
+    command = [sys.executable, __file__, "--measure", form, "--folder", str(folder), "--k", str(options.k)]
+    command += ["--coherence", str(options.coherence)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def measure(form: str, options: argparse.Namespace) -> None:
-    x, atoms = material(options.targets, options.atoms, options.dim)
-    comp(x[:8], atoms[:64], 2)  # libraries are loaded before the counting starts
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    floor = _resident()
+    x, atoms = (torch.from_numpy(np.load(options.folder / name)) for name in ("targets.npy", "atoms.npy"))
+    comp(x[:8], atoms[:64], 2, precision="bf16")  # libraries are loaded before the counting starts
+    before = psutil.Process().memory_info().rss
     run(form, x, atoms, options.k, options.coherence)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # The peak so far may be that of making the material: then what was freed since is not counted as extra.
-    print((after - floor if after > before else 0) / 1024)
-
-
-def _resident() -> float:
-    import psutil
-
-    return psutil.Process().memory_info().rss / 1024
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before / 2**20)
 
 
 def run(form: str, x: Tensor, atoms: Tensor, k: int, coherence: float) -> Code:
@@ -125,6 +120,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="768 targets, one round, plain form on 256")
     parser.add_argument("--measure", choices=("plain", "fp32", "bf16"))
+    parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.measure:
@@ -138,22 +134,28 @@ def main() -> None:
 def compare(options: argparse.Namespace) -> None:
     x, atoms = material(options.targets, options.atoms, options.dim)
     some = options.plain_targets or len(x)
-    print(f"{len(x)} targets, {len(atoms)} atoms, {options.dim} dimensions, K {options.k}, coherence {options.coherence}")
+    print(
+        f"{len(x)} targets, {len(atoms)} atoms, {options.dim} dimensions, K {options.k}, coherence {options.coherence}"
+    )
     seconds: dict[str, list[float]] = {"plain": [], "fp32": [], "bf16": []}
     codes = {}
     for _ in range(options.rounds):  # in turns, so that a busy machine is shared fairly
         for form, taken in seconds.items():
-            start = time.perf_counter()
+            start = time.process_time()
             codes[form] = run(form, x[:some] if form == "plain" else x, atoms, options.k, options.coherence)
-            taken.append(time.perf_counter() - start)
+            taken.append(time.process_time() - start)
     whole = min(seconds["plain"]) * len(x) / some
-    print(f"plain: {whole:.1f} s ({some} targets timed), peak extra {peak_extra('plain', options):.0f} MB")
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder, "targets.npy"), x.numpy())
+        np.save(Path(folder, "atoms.npy"), atoms.numpy())
+        extra = {form: peak_extra(form, options, Path(folder)) for form in seconds}
+    print(f"plain: {whole:.1f} s ({some} targets timed), peak extra {extra['plain']:.0f} MB")
     for form in ("fp32", "bf16"):
         compared, different = agreement(codes[form], codes["plain"])
         best = min(seconds[form])
         print(
             f"{form}: {best:.1f} s, {whole / best:.1f} x; {different} of {compared} comparable picks differ; "
-            f"peak extra {peak_extra(form, options):.0f} MB"
+            f"peak extra {extra[form]:.0f} MB"
         )
 
 

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from runner.nodes.sith.coding_rows import JoinedRows, Rows, as_rows
-from runner.nodes.sith.coding_search import Backend, Precision, Search, Top
+from runner.nodes.sith.coding_search import Backend, Precision, Search, Top, stretches
 from runner.nodes.sith.nnls import nnls, solve_on
 
-_GATHERED = 1 << 22  # values of gathered atoms held at once
+_GATHERED = 1 << 23  # values of gathered atoms held at once
 
 
 class Code(NamedTuple):
@@ -114,7 +114,7 @@ def sweep(
     search, space = _searched(rows, coherence_atoms, settings)
     count = max(ks) + 1 if with_top_k else 2
     first = search.top(_first_queries(targets, space), min(count, rows.shape[0]))
-    codes = {}
+    codes: dict[tuple[str, float, int], Code] = {}
     for coherence in coherences:
         found = _pursue(targets, rows, space, search, ks, coherence, first, signed=False)
         codes |= {("comp", coherence, k): code for k, code in found.items()}
@@ -157,12 +157,12 @@ def matching_pursuit(
     for step in range(k):
         live = torch.nonzero(residual.norm(dim=1) >= 1e-6)[:, 0]
         found = search.top(residual[live], min(2, rows.shape[0]), picked.support[live, :step])
-        atom = rows.take(found.index[:, 0]).double()
+        atom = rows.take(found.atoms[:, 0]).double()
         product = (atom * residual[live]).sum(1)
         kept = torch.ones_like(product, dtype=torch.bool) if signed else product > 0
         live, product = live[kept], product[kept]
         residual[live] -= product[:, None] * atom[kept]
-        picked.support[live, step] = found.index[kept, 0]
+        picked.support[live, step] = found.atoms[kept, 0]
         picked.coefficients[live, step] = product
         picked.gap[live, step] = _gap(found)[kept]
     return picked.code(residual, k)
@@ -201,7 +201,7 @@ def lasso(
     live = torch.arange(len(targets), device=targets.device)
     while len(live):
         found = search.top(residual[live], min(at_once, rows.shape[0]), picked.support[live])
-        entering = torch.where(found.scores > l1 / 2 + tolerance, found.index, -1)
+        entering = torch.where(found.scores > l1 / 2 + tolerance, found.atoms, -1)
         live, entering = live[(entering >= 0).any(1)], entering[(entering >= 0).any(1)]
         if not len(live):
             break
@@ -275,9 +275,7 @@ class _Picked:
 
 
 def _search(rows: Rows, settings: Settings, *, absolute: bool = False) -> Search:
-    return Search(
-        rows, precision=settings.precision, chunk=settings.chunk, backend=settings.backend, absolute=absolute
-    )
+    return Search(rows, precision=settings.precision, chunk=settings.chunk, backend=settings.backend, absolute=absolute)
 
 
 def _searched(rows: Rows, coherence_atoms: Tensor | Rows | None, settings: Settings) -> tuple[Search, Rows]:
@@ -318,11 +316,9 @@ def _pursue(
             found = first
         else:
             found = search.top(queries, min(2, rows.shape[0]), picked.support[:, :step])
-        picked.support[:, step], picked.gap[:, step] = found.index[:, 0], _gap(found)
-        _let_in(targets, rows, picked, step)
-        _refit(picked, step + 1, signed=signed)
-        residual = _residual(targets, rows, picked, slice(None), step + 1)
-        pull += _coherence_part(space.take(found.index[:, 0]).double(), dim, joined=space is not rows)
+        picked.support[:, step], picked.gap[:, step] = found.atoms[:, 0], _gap(found)
+        _refit(targets, rows, picked, residual, step, signed=signed)
+        pull += _coherence_part(space.take(found.atoms[:, 0]).double(), dim, joined=space is not rows)
         queries = coherence / (step + 1) * pull
         queries[:, :dim] += residual
         if step + 1 in ks:
@@ -337,28 +333,29 @@ def _coherence_part(vectors: Tensor, dim: int, *, joined: bool) -> Tensor:
     return vectors
 
 
-def _let_in(targets: Tensor, rows: Rows, picked: _Picked, step: int) -> None:
-    """Products of the newest atom with all picked ones and with the target."""
-    for some, held in _gathered(rows, picked.support[:, : step + 1]):
-        newest = held[:, -1]
-        column = torch.einsum("bkd,bd->bk", held, newest)
-        picked.gram[some, step, : step + 1] = column
-        picked.gram[some, : step + 1, step] = column
-        picked.rhs[some, step] = (targets[some].double() * newest).sum(1)
+def _refit(targets: Tensor, rows: Rows, picked: _Picked, residual: Tensor, step: int, *, signed: bool) -> None:
+    """Let the newest atom in, fit all picked atoms anew, and put what is left into ``residual``."""
+    count = step + 1
+    for some, held in _gathered(rows, picked.support[:, :count]):
+        x, newest = targets[some].double(), held[:, -1]
+        column = torch.bmm(held, newest[:, :, None])[:, :, 0]
+        picked.gram[some, step, :count] = column
+        picked.gram[some, :count, step] = column
+        picked.rhs[some, step] = (x * newest).sum(1)
+        gram, rhs = picked.gram[some, :count, :count], picked.rhs[some, :count]
+        a = _least_squares(gram, rhs) if signed else nnls(gram, rhs, picked.coefficients[some, :count])
+        picked.coefficients[some, :count] = a
+        residual[some] = x - torch.bmm(a[:, None, :], held)[:, 0]
 
 
-def _refit(picked: _Picked, count: int, *, signed: bool) -> None:
-    """Coefficients of the first ``count`` atoms."""
-    gram, rhs = picked.gram[:, :count, :count], picked.rhs[:, :count]
-    if not signed:
-        picked.coefficients[:, :count] = nnls(gram, rhs, picked.coefficients[:, :count])
-        return
+def _least_squares(gram: Tensor, rhs: Tensor) -> Tensor:
+    """Coefficients of either sign; 0 for atoms that depend on earlier ones."""
     chosen = torch.ones_like(rhs, dtype=torch.bool)
     solved, dependent = solve_on(gram, rhs, chosen)
     while dependent.any():
         chosen &= ~dependent
         solved, dependent = solve_on(gram, rhs, chosen)
-    picked.coefficients[:, :count] = solved
+    return solved
 
 
 def _fit_rows(targets: Tensor, rows: Rows, picked: _Picked, live: Tensor, shift: float) -> None:
@@ -373,7 +370,7 @@ def _fit_rows(targets: Tensor, rows: Rows, picked: _Picked, live: Tensor, shift:
 
 def _fitted_top(targets: Tensor, rows: Rows, first: Top, k: int) -> Code:
     picked = _Picked.none(targets, k)
-    picked.support = first.index[:, :k].clone()
+    picked.support = first.atoms[:, :k].clone()
     following = torch.nn.functional.pad(first.scores, (0, 1), value=torch.nan)[:, 1 : k + 1]
     picked.gap = first.scores[:, :k] - following
     everything = torch.arange(len(targets), device=targets.device)
@@ -390,14 +387,16 @@ def _residual(targets: Tensor, rows: Rows, picked: _Picked, live: Tensor | slice
     return residual
 
 
-def _gathered(rows: Rows, support: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+def _gathered(rows: Rows, support: Tensor) -> Iterable[tuple[slice, Tensor]]:
     """Stretches of targets with their atoms float64 [b, k, d]; zeros for -1."""
     if not support.shape[1]:
         return
     step = max(1, _GATHERED // (support.shape[1] * rows.shape[1]))
-    for some in torch.arange(len(support), device=support.device).split(step):
+    for some in stretches(len(support), step):
         held = rows.take(support[some].clamp_min(0)).double()
-        yield some, held * (support[some] >= 0)[:, :, None]
+        if (support[some] < 0).any():
+            held = held * (support[some] >= 0)[:, :, None]
+        yield some, held
 
 
 def _gap(found: Top) -> Tensor:

@@ -9,6 +9,7 @@ scores go to the lowest index. The method is ours.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from runner.nodes.sith.coding_rows import Rows
 Precision = Literal["fp32", "bf16"]
 Backend = Literal["gemm", "faiss"]
 
-GROUP = 8
+GROUP = 4
 _TARGETS = 1024  # queries scored together, so that a block of scores stays small
 _GATHERED = 1 << 23  # values of gathered rows held at once
 _CROWDED = 1 / 8  # share of all groups beyond which bfloat16 has told too little
@@ -28,13 +29,13 @@ _LISTED = 1 << 21  # candidates listed at once
 
 
 class Top(NamedTuple):
-    """The best atoms of each query, best first: ``scores`` float64 [B, n], ``index`` int64 [B, n].
+    """The best atoms of each query, best first: ``scores`` float64 [B, n], ``atoms`` int64 [B, n].
 
     Where there are fewer than n atoms the rest is -inf and -1.
     """
 
     scores: Tensor
-    index: Tensor
+    atoms: Tensor
 
 
 class Search:
@@ -76,26 +77,26 @@ class Search:
             return rows
         maxima = self._group_maxima(queries[rows], banned[rows], precision)
         floor = self._floor(maxima, queries[rows], count, precision)
-        listed = (maxima.double() >= floor[:, None]).sum(1)
-        crowded = torch.zeros_like(listed, dtype=torch.bool)
-        if precision != "fp32":
-            crowded = listed > max(4 * count, _CROWDED * maxima.shape[1])
-        settled = torch.nonzero(~crowded)[:, 0]
-        if len(settled):
-            step = max(1, min(256, _LISTED // (GROUP * int(listed[settled].max()))))
-            for some in settled.split(step):
-                self._settle(found, rows[some], queries, count, banned, maxima[some], floor[some])
+        limit = max(4 * count, _CROWDED * maxima.shape[1]) if precision != "fp32" else torch.inf
+        crowded = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        for some in stretches(len(rows), 256):
+            which, groups = torch.nonzero(maxima[some] >= floor[some, None], as_tuple=True)
+            counts = torch.bincount(which, minlength=len(floor[some]))
+            crowded[some] = counts > limit
+            kept = ~crowded[some][which]
+            self._settle(found, rows[some], queries, banned, which[kept], groups[kept])
         return rows[crowded]
 
     def _floor(self, maxima: Tensor, queries: Tensor, count: int, precision: Precision) -> Tensor:
-        """What the approximate maximum of a group is at least, if one of the ``count`` best atoms is in it; float64 [B]."""
+        """What the approximate maximum of a group is at least, if one of the ``count`` best atoms is in it; [B]."""
         if count > maxima.shape[1]:
-            return queries.new_full((len(queries),), -torch.inf)
+            return maxima.new_full((len(queries),), -torch.inf)
         kth = maxima.topk(count, dim=1).values[:, -1].double()
-        # Scores are kept in the type of the factors: rounding is monotone, so it moves both ends by one roundoff.
+        # Scores are kept in the type of the factors: rounding is monotone, so it moves both ends by one roundoff. The
+        # floor itself is rounded too, hence one more.
         unit = _ROUNDOFF[precision]
         lowest = kth - unit * kth.abs() - 2 * self._error(queries, precision)
-        return lowest - unit * lowest.abs()
+        return (lowest - 2.1 * unit * lowest.abs()).to(maxima.dtype)
 
     def _group_maxima(self, queries: Tensor, banned: Tensor, precision: Precision) -> Tensor:
         """Largest approximate score of each group, [B, groups]."""
@@ -111,7 +112,8 @@ class Search:
                 if self.absolute:
                     scores = scores.abs_()
                 _ban(scores, banned[block] - start)
-                scores = torch.nn.functional.pad(scores, (0, -scores.shape[1] % GROUP), value=-torch.inf)
+                if scores.shape[1] % GROUP:
+                    scores = torch.nn.functional.pad(scores, (0, -scores.shape[1] % GROUP), value=-torch.inf)
                 grouped = scores.view(len(scores), GROUP, -1).amax(1)
                 maxima[block, number * width : number * width + grouped.shape[1]] = grouped
         return maxima
@@ -129,7 +131,7 @@ class Search:
     def _error(self, queries: Tensor, precision: Precision) -> Tensor:
         """Bound on the error of scores [B] before they are kept: rounding of both factors and of the sum."""
         norm, largest, lost = queries.norm(dim=1), *self._atom_sizes()
-        bound = 2 * (self.atoms.shape[1] + 4) * _ROUNDOFF["fp32"] * norm * largest
+        bound: Tensor = 2 * (self.atoms.shape[1] + 4) * _ROUNDOFF["fp32"] * norm * largest
         if precision == "bf16":
             rounded = (queries - queries.to(torch.bfloat16)).norm(dim=1)
             bound = bound + norm * lost + rounded * (largest + lost)
@@ -146,48 +148,64 @@ class Search:
             self._sizes = largest * (1 + 1e-6), lost * (1 + 1e-6)
         return self._sizes
 
-    def _settle(
-        self, found: Top, rows: Tensor, queries: Tensor, count: int, banned: Tensor, maxima: Tensor, floor: Tensor
-    ) -> None:
-        """Score the atoms of all groups at or above the floor, and keep the best of each row."""
-        which, groups = torch.nonzero(maxima.double() >= floor[:, None], as_tuple=True)
-        candidates = _padded(which, self._members(groups), len(rows))
-        self._decide(found, rows, queries, count, banned, candidates)
-
-    def _decide(
-        self, found: Top, rows: Tensor, queries: Tensor, count: int, banned: Tensor, candidates: Tensor
-    ) -> None:
-        """Exact best atoms among candidates [n, c] (-1 = none) of the rows."""
-        candidates = torch.where(_is_banned(candidates, banned[rows]), -1, candidates)
+    def _settle(self, found: Top, rows: Tensor, queries: Tensor, banned: Tensor, which: Tensor, groups: Tensor) -> None:
+        """Keep the best atoms of each row, among the groups that are paired with it (``which``: place in ``rows``)."""
+        if not len(which):
+            return
+        if len(which) * GROUP > _LISTED and len(rows) > 1:
+            half = len(rows) // 2
+            low = which < half
+            self._settle(found, rows[:half], queries, banned, which[low], groups[low])
+            self._settle(found, rows[half:], queries, banned, which[~low] - half, groups[~low])
+            return
+        members = self._members(groups)
+        members = torch.where(_is_banned(members, banned[rows[which]]), -1, members)
+        count = found.scores.shape[1]
+        asked = queries[rows].float()
+        rough = self._products(asked, which, members)
+        candidates, scores = _padded(which, members, len(rows), -1), _padded(which, rough, len(rows), -torch.inf)
         if candidates.shape[1] > count:
-            rough = self._products(queries[rows].float(), candidates)
-            kth = rough.topk(count, dim=1).values[:, -1:].double()
-            kept = rough.double() >= kth - 2 * self._error(queries[rows], "fp32")[:, None]
+            kth = scores.topk(count, dim=1).values[:, -1:].double()
+            kept = scores.double() >= kth - 2 * self._error(queries[rows], "fp32")[:, None]
             candidates = _compact(torch.where(kept, candidates, -1))
-        exact = self._products(queries[rows], candidates)
-        candidates, order = torch.where(candidates < 0, torch.iinfo(torch.int64).max, candidates).sort(dim=1)
-        scores, place = exact.gather(1, order).sort(dim=1, descending=True, stable=True)
-        index = candidates.gather(1, place)
-        fill = min(count, index.shape[1])
-        found.scores[rows, :fill] = scores[:, :fill]
-        found.index[rows, :fill] = torch.where(scores.isneginf(), -1, index)[:, :fill]
+        self._decide(found, rows, queries, candidates)
 
-    def _products(self, queries: Tensor, candidates: Tensor) -> Tensor:
+    def _decide(self, found: Top, rows: Tensor, queries: Tensor, candidates: Tensor) -> None:
+        """Exact best atoms among candidates [n, c] (-1 = none) of the rows."""
+        last = torch.iinfo(torch.int64).max
+        candidates = torch.where(candidates < 0, last, candidates).sort(dim=1).values
+        exact = self._scores(queries[rows], torch.where(candidates == last, -1, candidates))
+        scores, place = exact.sort(dim=1, descending=True, stable=True)
+        fill = min(found.scores.shape[1], scores.shape[1])
+        found.scores[rows, :fill] = scores[:, :fill]
+        found.atoms[rows, :fill] = torch.where(scores.isneginf(), -1, candidates.gather(1, place))[:, :fill]
+
+    def _scores(self, queries: Tensor, candidates: Tensor) -> Tensor:
         """Scores of candidates [n, c] for queries [n, d], in the queries' type; -inf for -1."""
-        scores = queries.new_full(candidates.shape, -torch.inf)
         which, column = torch.nonzero(candidates >= 0, as_tuple=True)
-        for some in torch.arange(len(which), device=which.device).split(max(1, _GATHERED // self.atoms.shape[1])):
-            atoms = self.atoms.take(candidates[which[some], column[some]]).to(queries.dtype)
-            products = (atoms * queries[which[some]]).sum(1)
-            scores[which[some], column[some]] = products.abs() if self.absolute else products
+        scores = queries.new_full(candidates.shape, -torch.inf)
+        scores[which, column] = self._products(queries, which, candidates[which, column][:, None])[:, 0]
         return scores
+
+    def _products(self, queries: Tensor, which: Tensor, atoms: Tensor) -> Tensor:
+        """Scores of atoms [P, g] for the queries [n, d] of the rows ``which`` [P]; -inf for -1."""
+        step = max(1, _GATHERED // (self.atoms.shape[1] * atoms.shape[1]))
+        parts = []
+        for some in stretches(len(which), step):
+            held = self.atoms.take(atoms[some].clamp_min(0)).to(queries.dtype)
+            parts.append(torch.bmm(held, queries[which[some]][:, :, None])[:, :, 0])
+        products = torch.cat(parts) if parts else queries.new_zeros(atoms.shape)
+        products = products.abs() if self.absolute else products
+        filled: Tensor = products.masked_fill(atoms < 0, -torch.inf)
+        return filled
 
     def _fill_zero(self, found: Top, rows: Tensor, queries: Tensor, count: int, banned: Tensor) -> None:
         """All atoms score 0: the lowest indices that are not banned."""
         if len(rows):
             enough = min(self.atoms.shape[0], count + banned.shape[1])
             lowest = torch.arange(enough, device=rows.device).expand(len(rows), -1)
-            self._decide(found, rows, queries, count, banned, lowest)
+            lowest = torch.where(_is_banned(lowest, banned[rows]), -1, lowest)
+            self._decide(found, rows, queries, lowest)
 
     def _proposed(self, found: Top, rows: Tensor, queries: Tensor, count: int, banned: Tensor) -> Tensor:
         """Fill rows from what FAISS lists; says where atoms beyond its list may be as good (boolean [rows])."""
@@ -195,13 +213,19 @@ class Search:
         fetch = min(total, count + banned.shape[1] + 16)
         sides = (asked, -asked) if self.absolute else (asked,)
         lists = [_faiss_search(self.index, side, fetch) for side in sides]
-        last = torch.stack([self._products(asked, one[:, -1:])[:, 0] for one in lists]).amax(0)
+        last = torch.stack([self._scores(asked, one[:, -1:])[:, 0] for one in lists]).amax(0)
         candidates = _without_repeats(torch.cat(lists, 1))
-        for some in torch.arange(len(rows), device=rows.device).split(256):
-            self._decide(found, rows[some], queries, count, banned, candidates[some])
+        candidates = torch.where(_is_banned(candidates, banned[rows]), -1, candidates)
+        for some in stretches(len(rows), 256):
+            self._decide(found, rows[some], queries, candidates[some])
         if fetch == total:
             return torch.zeros_like(rows, dtype=torch.bool)
         return found.scores[rows, -1] <= last + 2 * self._error(asked, "fp32")
+
+
+def stretches(total: int, step: int) -> Iterator[slice]:
+    """0 .. total in pieces of ``step``."""
+    return (slice(start, min(start + step, total)) for start in range(0, total, step))
 
 
 def _ban(scores: Tensor, places: Tensor) -> None:
@@ -217,13 +241,13 @@ def _is_banned(candidates: Tensor, banned: Tensor) -> Tensor:
     return hit
 
 
-def _padded(which: Tensor, members: Tensor, rows: int) -> Tensor:
-    """Members [P, GROUP] of pairs sorted by row -> candidates [rows, widest], the rest -1."""
+def _padded(which: Tensor, values: Tensor, rows: int, fill: float) -> Tensor:
+    """Values [P, g] of pairs sorted by row -> [rows, widest], the rest ``fill``."""
     counts = torch.bincount(which, minlength=rows)
     first = counts.cumsum(0) - counts
     place = torch.arange(len(which), device=which.device) - first[which]
-    padded = torch.full((rows, int(counts.max()), members.shape[1]), -1, device=which.device)
-    padded[which, place] = members
+    padded = values.new_full((rows, int(counts.max()), values.shape[1]), fill)
+    padded[which, place] = values
     return padded.flatten(1)
 
 
