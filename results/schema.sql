@@ -1435,6 +1435,62 @@ CREATE TABLE sith_concept (
   gap DOUBLE  -- score of the pick minus that of the runner-up
 );
 
+-- Pictures that singular directions retrieve.
+CREATE TABLE sith_grounding (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  layer INTEGER NOT NULL,  -- block, from 0
+  head INTEGER NOT NULL,  -- head, from 0
+  sv INTEGER NOT NULL,  -- singular vector, from 0
+  side VARCHAR NOT NULL,  -- right or left
+  rank INTEGER NOT NULL,  -- place among the pictures, from 0
+  dataset VARCHAR NOT NULL,  -- dataset of the picture
+  sample_id VARCHAR NOT NULL,  -- picture
+  source_id VARCHAR,  -- source of its bytes; NULL where the datasets were not given
+  uri VARCHAR,  -- its place in the source
+  score DOUBLE NOT NULL,  -- cosine of the direction, with the image mean added back, and the picture
+  concept_score DOUBLE  -- mean cosine of the picture and the direction's concepts; NULL without concepts
+);
+
+-- Pictures as sums of concepts (SpLiCE).
+CREATE TABLE splice_image (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset of the picture
+  sample_id VARCHAR NOT NULL,  -- picture
+  l0 INTEGER NOT NULL,  -- concepts with a positive coefficient
+  cosine DOUBLE  -- cosine of the recomposed and the own embedding; NULL for an empty code
+);
+
+-- Concepts of pictures (SpLiCE), largest coefficient first.
+CREATE TABLE splice_code (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset of the picture
+  sample_id VARCHAR NOT NULL,  -- picture
+  rank INTEGER NOT NULL,  -- order by coefficient, from 0
+  atom INTEGER NOT NULL,  -- line of the dictionary, from 0
+  concept VARCHAR NOT NULL,  -- text of the line
+  coef DOUBLE NOT NULL  -- coefficient
+);
+
+-- Texts that span what a head writes on pictures (TextSpan).
+CREATE TABLE textspan_concept (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  layer INTEGER NOT NULL,  -- block, from 0
+  head INTEGER NOT NULL,  -- head, from 0
+  pick INTEGER NOT NULL,  -- order in which it was picked, from 0
+  atom INTEGER NOT NULL,  -- line of the dictionary, from 0
+  concept VARCHAR NOT NULL,  -- text of the line
+  deviation DOUBLE NOT NULL,  -- standard deviation of the head's outputs along what was left of the text
+  explained DOUBLE NOT NULL  -- share of the outputs' variance in the span of the texts so far
+);
+
 -- What a judge said of concept lists.
 CREATE TABLE sith_judgement (
   run_id VARCHAR NOT NULL,  -- run
