@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from agents.debias_given import GivenTexts, texts_in
 from agents.debias_given_rows import given_rows, shown
 from agents.debias_jobs import WRITTEN, Job, jobs_for
 from agents.debias_ready import ready_texts
 from agents.debias_subject import KINDS, Kind, NotShipped, PromptText, Row, Sizes, Subject, Templates, Unfit
-from agents.debias_texts import concept_words, forbidden_in
+from agents.debias_texts import concept_words, forbidden_in, name_of
 from agents.debias_writing import Written, write
-from runner.context import StepContext
+from runner.context import StepContext, item_key
 from runner.errors import StepError
 from runner.models.base import ChatModel, ClipModel
-from runner.naming import normalised
 
 _NAMED = 3
 
@@ -109,10 +107,10 @@ class Gathering:
 
     def _warn(self, rows: Sequence[PromptText]) -> None:
         """Say what may spoil a method without forbidding it."""
-        queries = {normalised(query.rstrip(". ")) for query in self.subject.queries}
+        queries = {name_of(query) for query in self.subject.queries}
         of = {kind: [row for row in rows if row.kind == kind] for kind in ("diverse", "bias", "paraphrase")}
         self._name(
-            [r.text for r in of["diverse"] if normalised(r.text.rstrip(". ")) in queries],
+            [r.text for r in of["diverse"] if name_of(r.text) in queries],
             "the diverse captions hold a query, whose own neurons then count as common",
         )
         concepts = concept_words(self.subject.queries, [self.subject.attribute, *self.subject.classes])
@@ -138,8 +136,6 @@ def _without_repeats(texts: Sequence[PromptText]) -> list[PromptText]:
 
 def prompt_rows(texts: Sequence[PromptText], attribute: str, clip: ClipModel | None, ctx: StepContext) -> list[Row]:
     """Rows of ``prompt_set``; texts over the encoder's context are named in a warning."""
-    from runner.context import item_key
-
     by_kind: dict[str, list[PromptText]] = {}
     for text in texts:
         by_kind.setdefault(text.kind, []).append(text)
@@ -161,9 +157,9 @@ def _token_counts(texts: Sequence[PromptText], clip: ClipModel | None) -> dict[s
 
 def _warn_long(counts: Mapping[str, int], clip: ClipModel | None, ctx: StepContext) -> None:
     """Name the texts that an encoder would cut."""
-    for_long: list[Any] = [] if clip is None else [(t, n) for t, n in counts.items() if n > clip.context_length]
-    if clip is not None and for_long:
-        named = ", ".join(f"{shown(text)} ({tokens})" for text, tokens in for_long[:_NAMED])
+    long: list[tuple[str, int]] = [] if clip is None else [(t, n) for t, n in counts.items() if n > clip.context_length]
+    if clip is not None and long:
+        named = ", ".join(f"{shown(text)} ({tokens})" for text, tokens in long[:_NAMED])
         ctx.warn(
-            f"{len(for_long):,} texts have more than the {clip.context_length} tokens that {clip.name} reads, and are cut: {named}"
+            f"texts with more than the {clip.context_length} tokens that {clip.name} reads are cut ({len(long):,}): {named}"
         )

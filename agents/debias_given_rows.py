@@ -9,9 +9,8 @@ from agents.debias_given import Insights, Scenes
 from agents.debias_ready import augmentations, insight_rows, scene_words
 from agents.debias_shipped import wording_of
 from agents.debias_subject import Kind, PromptText, Subject, Unfit, numbered
-from agents.debias_texts import repeated, slots_missing, why_no_pair
+from agents.debias_texts import name_of, repeated, slots_missing, why_no_pair
 from agents.prompting import one_line
-from runner.naming import normalised
 
 
 def given_rows(kind: Kind, texts: Any, subject: Subject) -> list[PromptText]:
@@ -74,7 +73,7 @@ def _paraphrases(texts: Mapping[str, list[str]], subject: Subject) -> list[Promp
     require_names("paraphrase", texts, subject.queries, "queries")
     found: list[PromptText] = []
     for query in subject.queries:
-        others = [text for text in texts[query] if normalised(text) != normalised(query)]
+        others = [text for text in texts[query] if name_of(text) != name_of(query)]
         if len(others) < len(texts[query]) - 1:
             require_unique(f"paraphrase of {shown(query)}", texts[query])
         require_unique(f"paraphrase of {shown(query)}", others)

@@ -17,6 +17,7 @@ from agents.debias_texts import (
     bare,
     concept_words,
     filled,
+    name_of,
     slots_missing,
     thing_of,
     why_no_caption,
@@ -24,7 +25,6 @@ from agents.debias_texts import (
     why_not_augmented,
 )
 from agents.prompting import one_line
-from runner.naming import normalised
 
 NAME_CHARACTERS = 200
 TEXT_LENGTH = 120
@@ -64,10 +64,10 @@ class Job:
 
     def refusals(self, items: Sequence[Item], kept: Sequence[Item]) -> list[str | None]:
         """For each item why it is unfit, or None; a text may stand in one item only, and once in it."""
-        seen = {normalised(text) for item in kept for text in item.values()} | {normalised(text) for text in self.taken}
+        seen = {name_of(text) for texts in (*(item.values() for item in kept), self.taken) for text in texts}
         reasons: list[str | None] = []
         for item in items:
-            names = [normalised(text) for text in item.values()]
+            names = [name_of(text) for text in item.values()]
             reason = self.check(item)
             if reason is None and (len(set(names)) < len(names) or seen & set(names)):
                 reason = "repeats another text"

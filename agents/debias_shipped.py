@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from agents.debias_texts import article_for, bare, filled, thing_of
+from agents.debias_texts import article_for, bare, filled, name_of, thing_of
 from runner.naming import normalised
 
 
@@ -123,7 +123,7 @@ def framed(query: str, count: int) -> list[str] | None:
     """The query and ``count - 1`` other frames around what it shows; None where there are too few frames."""
     thing = thing_of(query)
     texts = [filled(frame, {"thing": thing}) for frame in shipped().frames]
-    others = [text for text in texts if normalised(text) != normalised(query.rstrip(". "))]
+    others = [text for text in texts if name_of(text) != name_of(query)]
     return [query, *others[: count - 1]] if len(others) >= count - 1 else None
 
 

@@ -156,11 +156,16 @@ def why_no_pair(first: str, second: str) -> str | None:
     return "the two values are the same" if normalised(first) == normalised(second) else None
 
 
+def name_of(text: str) -> str:
+    """A text for comparison, whatever case, spacing and final full stop."""
+    return normalised(text).rstrip(".!? ")
+
+
 def repeated(texts: Iterable[str]) -> str | None:
-    """The first text that stands there twice, whatever case and spacing."""
+    """The first text that stands there twice, as ``name_of`` compares."""
     seen: set[str] = set()
     for text in texts:
-        if (name := normalised(text)) in seen:
+        if (name := name_of(text)) in seen:
             return text
         seen.add(name)
     return None
