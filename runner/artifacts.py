@@ -286,7 +286,8 @@ class DebiasedTexts(Artifact):
     """Query embeddings by method. ``methods``: ``{"label", "method", "settings", "uses_images"}``, in order.
 
     ``vectors``: ``"<label>"`` float32 [queries, dim], unit norm, rows in the order of ``queries``; where a method also acts on
-    images, ``"<label>/image_map"`` float32 [dim, dim] for row vectors: image embeddings times it, then scaled to unit norm.
+    images, ``"<label>/image_map"`` float32 [dim, dim] for row vectors: image embeddings times it, then scaled to unit norm
+    (or [queries, dim, dim], one for each query). ``"/encoder"`` uint8: the encoder's identity, for who gets the arrays alone.
     """
 
     encoder: dict[str, Any]
