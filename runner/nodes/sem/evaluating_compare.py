@@ -70,7 +70,7 @@ def compare_rows(
 
 def _reference(every: list[str], wanted: str | None) -> str:
     if wanted is None:
-        evaluation = every[0].partition("/")[0]
+        evaluation = every[0].rpartition("/")[0]
         return f"{evaluation}/vanilla" if f"{evaluation}/vanilla" in every else every[0]
     if wanted not in every:
         raise DataError(f"reference: there is no {shown(wanted)}", hint=f"There are: {', '.join(every)[:500]}.")

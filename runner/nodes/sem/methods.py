@@ -154,9 +154,7 @@ def _sides(material: Material, pairs: InsightPairs | None, query: str | None) ->
 
 def _prism(material: Material, need: str, options: Any) -> Outcome:
     prompts, seed = material.prompts, options.seeds[0]
-    targets = _words(options.target_words, prompts.queries, "target_words")
-    values = _words(options.bias_words, prompts.classes, "bias_words")
-    drawn = sentences(prompts.scenes(need), targets, values, options.samples, seed)
+    drawn = sentences(prompts.scenes(need), prompts.target_words(), prompts.bias_words(), options.samples, seed)
     positives, negatives = (torch.stack(material.groups(side)) for side in drawn)
     spurious = material.raw(prompts.spurious(need)) if options.init == "orthogonal" else None
     image_map = prism_map(
@@ -164,14 +162,6 @@ def _prism(material: Material, need: str, options: Any) -> Outcome:
         seed=seed, init=options.init, rank=options.rank, spurious=spurious,
     )  # fmt: skip
     return _mapped(material, image_map)
-
-
-def _words(given: dict[str, list[str]] | None, names: Sequence[str], what: str) -> list[list[str]]:
-    """Words of each name; the name itself where none are given."""
-    words = {name: [name] for name in names} if given is None else given
-    if {*words} != {*names} or not all(words.values()):
-        raise ValueError(f"{what} must give words for each of: {', '.join(shown(name) for name in names)}")
-    return [words[name] for name in names]
 
 
 # --- sparse embedding modulation --------------------------------------------------------------------------------------

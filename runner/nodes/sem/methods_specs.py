@@ -104,12 +104,6 @@ class PrismOptions(_Options):
         None
     )
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1, max_length=20)] = [0, 1, 2]
-    target_words: Annotated[
-        dict[str, list[str]] | None, Field(description="words for {target} by query; default: the queries")
-    ] = None
-    bias_words: Annotated[
-        dict[str, list[str]] | None, Field(description="words for {bias} by value; default: the values")
-    ] = None
 
 
 class BendOptions(_Options):

@@ -104,6 +104,19 @@ class Prompts:
             raise DataError(f"the scene {shown(wrong)} needs {{target}} and {{bias}}, once each")
         return scenes
 
+    def target_words(self) -> list[list[str]]:
+        """What stands for ``{target}``, by query; the query itself where there are no words."""
+        return self._words("target_word", "query", self.queries)
+
+    def bias_words(self) -> list[list[str]]:
+        """What stands for ``{bias}``, by value; the value itself where there are no words."""
+        return self._words("bias_word", "class_name", self.classes)
+
+    def _words(self, kind: str, column: str, names: Sequence[str]) -> list[list[str]]:
+        if not self.has(kind):
+            return [[name] for name in names]
+        return self._grouped(kind, column, names, "scenes")
+
     def candidates(self, need: str) -> Candidates:
         """Candidate texts and the pairs that differ in the value only."""
         rows = self._rows.get("candidate", [])

@@ -106,7 +106,7 @@ def preservation_rows(
     return rows
 
 
-_OF_QUERIES = ("query", "paraphrase", "candidate", "augmented", "content")
+_OF_QUERIES = ("query", "paraphrase", "candidate", "augmented", "content", "target_word")
 
 
 def _study_prompts(prompts: DebiasPrompts, plan: PreservationPlan, neutral: Sequence[str]) -> DebiasPrompts:
@@ -117,7 +117,8 @@ def _study_prompts(prompts: DebiasPrompts, plan: PreservationPlan, neutral: Sequ
         named = [filled(plan.template, {"value": value, "subject": subject}) for value in plan.values]
         queries += named
         for text in named:
-            rows += [_row("query", text, text), _row("paraphrase", text, plain), _row("content", text, plain)]
+            told = {"query": text, "paraphrase": plain, "content": plain, "target_word": subject}
+            rows += [_row(kind, text, own) for kind, own in told.items()]
             for value, other in zip(plan.values, named, strict=True):
                 rows += [_row(kind, text, other, value) for kind in ("candidate", "augmented")]
     table = arrow_table("prompt_set", [*kept, *rows])
