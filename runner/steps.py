@@ -214,6 +214,7 @@ STEP_MODULES = (
     "runner.nodes.openworld.steps",
     "runner.nodes.sem.sae_steps",
     "runner.nodes.sem.steps",
+    "runner.nodes.sith.concept_steps",
     "runner.nodes.sith.weight_steps",
 )
 ENTRY_POINT_GROUP = "runner.steps"

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from runner.models.base import ClipModel
 from runner.nodes.sith.dictionary import Centring, centre
 from runner.nodes.sith.dictionary_specs import ConceptFile, ConceptList, ConceptNetTerms
 from runner.nodes.text_sources import texts_of
+from runner.nodes.text_specs import WordNetTexts
 
 CONCEPTS, EMBEDDINGS = "concepts.txt", "embeddings.npy"
 MAX_BYTES = 1 << 16
@@ -55,13 +56,23 @@ def listed(source: Any, *, dedupe: bool, max_atoms: int | None, exclude: Sequenc
     return Listed(kept[:max_atoms], repeated)
 
 
-def _texts(source: Any) -> Iterator[str]:
+def name_of(source: Any) -> str:
+    """What a dictionary is called where the spec gives no name: its kind, and the file's name without its ending."""
     if isinstance(source, ConceptFile):
-        return iter(_file_lines(Path(source.file)))
+        return Path(source.file).stem
+    kinds: dict[Any, str] = {ConceptList: "list", ConceptNetTerms: "conceptnet", WordNetTexts: "wordnet"}
+    return kinds.get(type(source), "captions")
+
+
+def _texts(source: Any) -> Iterator[str]:
+    from runner.assets import resolve
+
+    if isinstance(source, ConceptFile):
+        return iter(_file_lines(Path(resolve(source.file))))
     if isinstance(source, ConceptList):
         return (_BREAKS.sub(" ", text) for text in source.list)
     if isinstance(source, ConceptNetTerms):
-        return conceptnet_terms(_opened(Path(source.conceptnet)), source.language, source.min_assertions)
+        return conceptnet_terms(_opened(Path(resolve(source.conceptnet))), source.language, source.min_assertions)
     return (_BREAKS.sub(" ", text).strip() for text in texts_of(source))
 
 
@@ -173,16 +184,23 @@ class Dictionary(NamedTuple):
     centring: Centring
 
 
+def check_identity(made: Mapping[str, Any], used: Mapping[str, Any], what: str) -> None:
+    """Raise ``DataError`` where two things lie in the spaces of different encoders."""
+    if made["identity"] != used["identity"]:
+        raise DataError(
+            f"the {what} by {made['name']}, whose space is another than that of {used['name']}",
+            hint="Make both with the same model.",
+        )
+
+
 def read_dictionary(dictionary: ConceptDictionary, identity: str, ctx: StepContext) -> Dictionary:
     """The dictionary, for vectors of the encoder ``identity``. Says which rows centring leaves nothing of.
 
     Raises ``DataError`` for another encoder's dictionary, and one whose parts do not agree or that cannot be centred.
     """
-    if dictionary.info["encoder"]["identity"] != identity:
-        raise DataError(
-            f"the dictionary was embedded by {dictionary.info['encoder']['name']}, whose space is another one",
-            hint="Make the dictionary with the text tower of the same model.",
-        )
+    check_identity(
+        dictionary.info["encoder"], {"name": "the model in use", "identity": identity}, "concepts were embedded"
+    )
     texts = (Path(dictionary.index) / CONCEPTS).read_text("utf8").splitlines()
     # Copy-on-write: torch wants memory that may be written to.
     stored = np.load(Path(dictionary.index) / EMBEDDINGS, mmap_mode="c", allow_pickle=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ from runner.nodes.sith.weights import unit
 
 Row = dict[str, Any]
 _ROWS_AT_ONCE = 512
+_CODERS: dict[str, Callable[..., Code]] = {"omp": omp, "mp": matching_pursuit, "top_k": top_k}
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,15 @@ def coded(targets: Tensor, atoms: Tensor | Rows, asked: Asked) -> dict[tuple[int
     elif asked.method == "lasso":
         found = {(ks[0], 0.0): lasso(targets, atoms, asked.l1, settings=settings)}
     else:
-        coder = {"omp": omp, "mp": matching_pursuit, "top_k": top_k}[asked.method]
-        found = {(k, 0.0): coder(targets, atoms, k, settings=settings) for k in ks}
+        found = {(k, 0.0): _CODERS[asked.method](targets, atoms, k, settings=settings) for k in ks}
     return {(k, c): found[k, c] for c in asked.coherences for k in ks if (k, c) in found}
 
 
 def _code_rows(
-    directions: HeadDirections, targets: Targets, atoms: Rows, raw: UnitRows, code: Code, fixed: Mapping[str, Any]
+    directions: HeadDirections, targets: Targets, atoms: Rows, raw: UnitRows, code: Code, fixed: Row
 ) -> Iterator[Row]:
     mu, proj = (torch.from_numpy(directions.arrays[name]) for name in ("mu", "proj"))
     sums = reconstruct(code, atoms)
-    # Of a negated vector the published reading is that of the vector itself: both sides are turned.
     columns = {
         "fidelity": fidelity(sums, targets.vectors, proj, mu),
         "joint_cos": joint_cosine(sums, targets.joint),
@@ -156,9 +155,7 @@ def _code_rows(
         yield _named(place) | fixed | {name: column[i] for name, column in values.items()}
 
 
-def _concept_rows(
-    dictionary: Dictionary, targets: Targets, code: Code, fixed: Mapping[str, Any]
-) -> Iterator[Row]:
+def _concept_rows(dictionary: Dictionary, targets: Targets, code: Code, fixed: Row) -> Iterator[Row]:
     lines = dictionary.centring.kept[code.support.clamp_min(0)].tolist()
     order = code.coefficients.abs().argsort(dim=1, descending=True, stable=True)
     ranks = order.argsort(dim=1).tolist()
@@ -202,7 +199,7 @@ def mean_cosine(code: Code, rows: Rows | UnitRows) -> Tensor:
     return found
 
 
-def settings_of(asked: Asked, side: str) -> dict[str, Any]:
+def settings_of(asked: Asked) -> dict[str, Any]:
     """What ``HeadConcepts.settings`` says; ``main``: the setting that later steps go by."""
     return {
         "method": asked.method,
@@ -210,7 +207,7 @@ def settings_of(asked: Asked, side: str) -> dict[str, Any]:
         "coherence": list(asked.coherences),
         "l1": asked.l1 if asked.method == "lasso" else None,
         "signs": list(asked.signs),
-        "side": side,
+        "side": asked.side,
         "top_singular": asked.top_singular,
         "main": {"method": asked.method, "k": asked.ks[0], "coherence": asked.coherences[0]},
     }
@@ -243,10 +240,5 @@ def precision_for(device: str, asked: str) -> Precision:
         return "bf16" if asked == "bf16" else "fp32"
     if device != "cpu":
         return "bf16"
-    features = torch.backends.cpu.get_cpu_capability(), torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bf16" if features[0].startswith("AVX512") and features[1] and _has_bf16_dot() else "fp32"
-
-
-def _has_bf16_dot() -> bool:
-    check = getattr(torch._C._cpu, "_is_avx512_bf16_supported", None)
-    return bool(check and check())
+    capable = torch.cpu.get_capabilities()
+    return "bf16" if capable.get("avx512_bf16") or capable.get("amx_bf16") else "fp32"
