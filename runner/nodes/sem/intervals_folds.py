@@ -116,12 +116,14 @@ def resample_retrieval(
     rows, halves, labels = (np.asarray(a, np.int64) for a in (order, evaluated, classes))
     rng = np.random.default_rng(seed)
     one_hot = np.eye(n_classes)[labels]
+    member = np.zeros((len(halves), len(labels)))
+    np.put_along_axis(member, halves, 1.0, axis=1)
+    in_order, whole = one_hot[rows], rows.shape[-1] == halves.shape[-1]
     figures = np.empty((draws, 2))
     for draw in range(draws):
         weight = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels)))
-        prior = np.einsum("fb,fbc->fc", weight[halves], one_hot[halves])
-        taken = _taken(weight[rows], k, whole=rows.shape[-1] == halves.shape[-1])
-        figures[draw] = _divergences(taken, one_hot[rows], prior[:, None])
+        prior = member @ (weight[:, None] * one_hot)
+        figures[draw] = _divergences(_taken(weight[rows], k, whole), in_order, prior[:, None])
     return figures[:, 0], figures[:, 1]
 
 
@@ -176,5 +178,5 @@ def _taken(weight: IntArray, k: int, whole: bool) -> IntArray:
 def _divergences(taken: IntArray, one_hot: FloatArray, prior: FloatArray) -> tuple[float, float]:
     if (prior == 0).any():
         return float("nan"), float("nan")
-    retrieved = np.einsum("fqp,fqpc->fqc", taken, one_hot)
+    retrieved = (taken[..., None, :] @ one_hot)[..., 0, :]
     return float(kl_divergence(retrieved, prior).mean()), float(max_skew(retrieved, prior).mean())

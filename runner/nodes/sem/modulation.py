@@ -60,14 +60,15 @@ def midpoint_median(h: Tensor) -> Tensor:
 
 
 def percentile_scores(reference: Tensor | SortedReference, x: Tensor) -> Tensor:
-    """Share of reference rows strictly below: pct(A, x)_j = #{a : a_j < x_j} / n; [n, L] and [m, L] -> [m, L] of x's dtype.
+    """Share of reference rows strictly below: pct(A, x)_j = #{a : a_j < x_j} / n; [n, L] and [m, L] -> [m, L], at least float32.
 
     Raises ValueError for other widths, NaN or no rows. (SEM, content relevance.)
     """
     columns = sort_reference(reference).columns
     check_rows("activations", x, len(columns))
-    below = torch.searchsorted(columns, x.T.to(columns.dtype).contiguous(), out_int32=True)
-    return (below.to(x.dtype) / columns.shape[1]).T.contiguous()
+    wide = torch.promote_types(torch.promote_types(columns.dtype, x.dtype), torch.float32)
+    below = torch.searchsorted(columns.to(wide), x.T.to(wide).contiguous(), out_int32=True)
+    return (below.to(wide) / columns.shape[1]).T.contiguous()
 
 
 def group_medians(groups: Sequence[Tensor], median: Median = "lower") -> Tensor:
@@ -151,7 +152,7 @@ def _share_of_other_classes(classes: Sequence[Tensor], medians: Tensor) -> Tenso
     below = torch.searchsorted(everything.columns, medians.T.contiguous(), out_int32=True).T
     own = torch.stack([(h < m).sum(0) for h, m in zip(classes, medians, strict=True)])
     others = torch.tensor([total - len(h) for h in classes], device=medians.device)
-    return (below - own).to(medians.dtype) / others[:, None]
+    return (below - own).to(torch.promote_types(medians.dtype, torch.float32)) / others[:, None]
 
 
 def _target(reference: SortedReference, target: Target, median: Median) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from runner.nodes.sem.checks import check_rows, unit_rows
 
 _SLOPE, _DROPOUT, _LAST_LR = 0.3, 0.3, 1e-8
+_ROWS_AT_ONCE = 2048
 
 
 class Weights(NamedTuple):
@@ -82,8 +83,12 @@ def kernel_cka(x: Tensor, y: Tensor) -> Tensor:
 def nearest_bias_texts(images: Tensor, corpus: Tensor, neighbours: int) -> Tensor:
     """The unit mean of the corpus texts [m, d] that are nearest to each image [n, d]; both are scaled to unit norm -> [n, d]."""
     texts = functional.normalize(corpus, dim=-1)
-    nearest = (functional.normalize(images, dim=-1) @ texts.mT).topk(neighbours, dim=1).indices
-    return functional.normalize(texts[nearest].mean(1), dim=-1)
+    made = images.new_empty(images.shape)
+    for start in range(0, len(images), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        nearest = (functional.normalize(images[rows], dim=-1) @ texts.mT).topk(neighbours, dim=1).indices
+        made[rows] = functional.normalize(texts[nearest].mean(1), dim=-1)
+    return made
 
 
 def train_zsdebias(
@@ -106,7 +111,7 @@ def train_zsdebias(
     Adam, gradient norm clipped to 1, learning rate along a cosine to 1e-8; the epoch with the lowest validation loss is
     kept, and ``patience`` epochs without a better one end the training. ``swapped``: join the halves in the wrong order when the
     bias is shuffled, as the public code does. The global generators are left as they were. Raises ValueError for fewer
-    than 16 images, a corpus of no more than ``neighbours`` texts, other widths, NaN, a norm of 0.
+    than 16 images, no epoch, a corpus of no more than ``neighbours`` texts, other widths, NaN, a norm of 0.
     """
     check_rows("image embeddings", images, nonzero=True)
     check_rows("corpus embeddings", corpus, images.shape[1], nonzero=True)
@@ -114,6 +119,8 @@ def train_zsdebias(
         raise ValueError(
             f"training needs 16 images and more than {neighbours} texts, not {len(images)} and {len(corpus)}"
         )
+    if epochs < 1:
+        raise ValueError(f"training needs at least one epoch, not {epochs}")
     used = weights or Weights()
     devices = [images.device] if images.is_cuda else []
     with torch.random.fork_rng(devices=devices):

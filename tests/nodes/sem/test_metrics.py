@@ -93,6 +93,10 @@ def test_ranking_and_prediction_are_those_of_sorted_cosines(seed):
     np.testing.assert_array_equal(predicted(images, queries), expected.argmax(0))
     with pytest.raises(ValueError, match="K = 21"):
         ranked(similarity, evaluated, 21)
+    with pytest.raises(ValueError, match="row 0 has the norm 0"):
+        cosines(images, queries * 0)
+    with pytest.raises(ValueError, match="6 wide"):
+        cosines(images, queries[:, :6])
 
 
 def test_counts_and_precision():

@@ -209,6 +209,12 @@ def test_raw_coordinates_below_zero_are_scored_too():
     np.testing.assert_allclose(percentile_scores(reference, x), pct(reference.numpy(), x.numpy()))
 
 
+def test_half_precision_counts_exactly_beyond_its_whole_numbers():
+    reference = torch.arange(3001, dtype=torch.float32)[:, None] / 4096
+    got = percentile_scores(reference, torch.tensor([[0.5]], dtype=torch.float16))
+    assert got.item() == pytest.approx(2048 / 3001, abs=1e-7)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -177,5 +177,7 @@ def test_too_little_to_train_on_is_refused():
         train_zsdebias(images[:15], corpus)
     with pytest.raises(ValueError, match="more than 10 texts"):
         train_zsdebias(images, corpus[:10])
+    with pytest.raises(ValueError, match="one epoch"):
+        train_zsdebias(images, corpus, epochs=0)
     with pytest.raises(ValueError, match="wide"):
         train_zsdebias(images, corpus[:, :4])
