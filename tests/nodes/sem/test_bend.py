@@ -89,10 +89,9 @@ def test_prototypes_are_means_of_the_nearest_images_of_each_class(seed, shared):
             torch.testing.assert_close(got[q, c], images[best].mean(0))
 
 
-@given(SEEDS)
-@few
-def test_many_queries_equal_one_at_a_time(seed):
-    images, queries = normal(seed, 40, 8).float(), normal(seed + 1, 70, 8).float()
+def test_many_queries_equal_one_at_a_time():
+    # More queries than are searched at once.
+    images, queries = normal(0, 40, 8).float(), normal(1, 70, 8).float()
     classes = torch.arange(40) % 2
     got = bend_sem(queries, images, classes, 3, 2)
     one = torch.cat([bend_sem(q[None], images, classes, 3, 2) for q in queries])
