@@ -42,7 +42,7 @@ Modality = Literal["text", "image", "both"]
 LEAST_COSINE = 0.8
 """Mean cosine of reconstruction below which embeddings and autoencoder do not fit each other."""
 CKNNA_ROWS, CKNNA_NEIGHBOURS = 2000, 10
-SAVE_SECONDS = 15.0
+SAVE_SECONDS = 10.0
 """Least time between two saved states of a training."""
 _STATE = "training.pt"
 
