@@ -17,6 +17,8 @@ from runner.errors import StepError
 from runner.models.base import ChatModel, ClipModel
 
 _NAMED = 3
+_BETTER_WRITTEN = frozenset({"paraphrase", "insights"})
+"""Kinds whose shipped texts only stand in where there is no model: frames around one noun, and harmful pairs alone."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Gathering:
                 return given_rows(kind, texts_in(kind, entry), self.subject)
             except Unfit as error:
                 raise self._refused(f"the given texts cannot be used: {error}", kind) from None
-        if entry == "llm" or (entry is None and kind == "paraphrase" and self.llm is not None):
+        if entry == "llm" or (entry is None and kind in _BETTER_WRITTEN and self.llm is not None):
             self._require_writer(kind, "given says llm")
             return None
         try:
@@ -109,6 +111,10 @@ class Gathering:
         """Say what may spoil a method without forbidding it."""
         queries = {name_of(query) for query in self.subject.queries}
         of = {kind: [row for row in rows if row.kind == kind] for kind in ("diverse", "bias", "paraphrase")}
+        if "insights" in self.needs and not any(row.kind == "helpful" for row in rows):
+            self.ctx.warn(
+                "there are harmful pairs only: name an llm, give helpful pairs, or use roboshot with accept: false"
+            )
         self._name(
             [r.text for r in of["diverse"] if name_of(r.text) in queries],
             "the diverse captions hold a query, whose own neurons then count as common",

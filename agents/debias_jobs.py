@@ -17,6 +17,7 @@ from agents.debias_texts import (
     bare,
     concept_words,
     filled,
+    forbidden_in,
     name_of,
     slots_missing,
     thing_of,
@@ -133,7 +134,7 @@ def _bias(subject: Subject, sizes: Sizes) -> Job:
 
 def _paraphrase(subject: Subject, sizes: Sizes, query: str) -> Job:
     """Other wordings; words that the query itself uses are not forbidden in them."""
-    forbidden = [word for word in subject.forbidden if why_no_caption(f"{query} x", [word]) is None]
+    forbidden = [word for word in subject.forbidden if forbidden_in(query, [word]) is None]
 
     def rows(items: list[Item]) -> list[PromptText]:
         return numbered("paraphrase", [query, *(item["text"] for item in items)], query=query)

@@ -94,8 +94,8 @@ async def prompts(
 ) -> DebiasPrompts:
     """Gather the texts that debiasing methods need: given in the spec, shipped, or written by a language model.
 
-    A kind that ``given`` does not name is shipped where texts for it are, and written otherwise; paraphrases are written where
-    there is an ``llm``. Texts that fail their checks are refused (given) or asked for again (written).
+    A kind that ``given`` does not name is shipped where texts for it are, and written otherwise; paraphrases and insights are
+    written where there is an ``llm``. Texts that fail their checks are refused (given) or asked for again (written).
     """
     from agents.debias_gathering import Gathering, prompt_rows
     from agents.debias_shipped import forbidden_words, stereotype_queries

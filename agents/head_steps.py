@@ -14,7 +14,7 @@ from runner.models.base import ChatModel
 from runner.steps import Cost, step
 
 if TYPE_CHECKING:
-    from agents.heads_judging import ListJudge, Verdict
+    from agents.heads_judging import Verdict
     from agents.heads_lists import Vector
 
 Target = Annotated[
@@ -70,9 +70,8 @@ async def judge(
         ctx.warn(f"judged {len(chosen):,} of {len(distinct):,} distinct lists; vectors with the others have no row")
     judged_by = ListJudge(llm, ctx, task, target, retries, schema, max_tokens)
     verdicts = dict(zip(chosen, await judged_by.judge(chosen, max_unscored), strict=True))
-    rows = [
-        _row(vector, verdicts.get(text), judged_by) for vector, text in lists.items() if not text or text in verdicts
-    ]
+    about = {"task": task, "judge": llm.name, "prompt_hash": judged_by.prompt_hash}
+    rows = [_row(vector, verdicts.get(text), about) for vector, text in lists.items() if not text or text in verdicts]
     return HeadJudgements(task, llm.name, arrow_table("sith_judgement", rows))
 
 
@@ -102,12 +101,12 @@ def _lists(concepts: HeadConcepts, per_head: int | None, ctx: StepContext) -> di
     return lists
 
 
-def _row(vector: Vector, verdict: Verdict | None, judge: ListJudge) -> dict[str, Any]:
+def _row(vector: Vector, verdict: Verdict | None, about: dict[str, Any]) -> dict[str, Any]:
     """A row of ``sith_judgement``; without a verdict the vector's list is empty."""
-    about = {"task": judge.task, "judge": judge.llm.name, "prompt_hash": judge.prompt_hash, **vector._asdict()}
+    row = about | vector._asdict()
     if verdict is None:
-        return about | {"score": None, "theme": None, "status": "empty", "attempts": 0, "cached": False}
+        return row | {"score": None, "theme": None, "status": "empty", "attempts": 0, "cached": False}
     status = "unscored" if verdict.score is None else "scored"
-    return about | {
+    return row | {
         "score": verdict.score, "theme": verdict.theme, "status": status, "attempts": verdict.asked, "cached": verdict.cached,
     }  # fmt: skip

@@ -33,7 +33,8 @@ async def test_without_a_model_everything_shipped_is_there(ctx):
         "query": 25, "diverse": 328, "bias": 40, "paraphrase": 250, "spurious": 2, "candidate": 50, "augmented": 50,
         "harmful": 2, "scene": 16, "target_word": 25, "bias_word": 4,
     }  # fmt: skip
-    assert set(found.prompts["source"].to_pylist()) == {"shipped", "spec"} and not ctx.journal.messages
+    assert set(found.prompts["source"].to_pylist()) == {"shipped", "spec"} and len(ctx.journal.messages) == 1
+    assert "harmful pairs only" in warned(ctx)
     assert [t for (t,) in texts(found, "query")] == found.queries
     sets = {(r["kind"], r["set_id"]) for r in found.prompts.to_pylist()}
     assert len(sets) == len(counts) == len({kind for kind, _ in sets})

@@ -72,6 +72,15 @@ async def test_auto_goes_over_to_text_where_the_server_gives_no_json(ctx, tmp_pa
     assert ["response_format" in body for body in server.bodies] == [True, False]
 
 
+async def test_a_constrained_judge_is_asked_again_with_what_is_wrong(ctx, tmp_path):
+    replies = ['{"theme": "red", "score": 9}', "no JSON", '{"theme": "none", "score": 3}']
+    with model(tmp_path, lambda body: replies[len(server.bodies) - 1]) as (llm, server):
+        found = await judge(ctx, llm=llm, concepts=head_concepts({(0, 0, 0): RED}), schema="constrained")
+    assert rows_of(found.judgements, "score", "theme", "status", "attempts") == [(3, None, "scored", 3)]
+    assert all("response_format" in body for body in server.bodies)
+    assert "9 is not one of" in server.bodies[1]["messages"][2]["content"]
+
+
 async def test_a_further_question_quotes_the_reply_and_what_is_wrong_with_it(ctx, tmp_path):
     def decides_late(body):
         return "Score: 4" if len(body["messages"]) > 1 else "Score: 3 to 4<|im_end|>\nas I said"
