@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from runner.artifacts import ImageFeatures, SparseCoder
 from runner.context import StepContext
@@ -14,9 +14,17 @@ from runner.nodes.text_specs import Texts
 from runner.references import InputPath
 from runner.steps import Rows, Table, step
 
+
+def _ascending(levels: list[int]) -> list[int]:
+    if sorted(set(levels)) != levels:
+        raise ValueError("levels must ascend without repetition")
+    return levels
+
+
 Levels = Annotated[
     list[Annotated[int, Field(ge=1)]],
     Field(min_length=1, description="Matryoshka levels, ascending; one k for topk and batch_topk"),
+    AfterValidator(_ascending),
 ]
 Batch = Annotated[int, Field(ge=1, le=1_000_000)]
 
