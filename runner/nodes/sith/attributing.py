@@ -12,6 +12,7 @@ from results.tables import arrow_table
 from runner.artifacts import AttributedImages, HeadDirections, ImageFeatures
 from runner.errors import DataError
 from runner.models.base import ClipModel
+from runner.nodes.sith.dictionary_making import check_identity
 from runner.nodes.sith.effects import attribute_direction, direction_effects, written
 from runner.nodes.sith.evidence import Grid
 from runner.nodes.sith.weight_steps import AttributeEffects
@@ -40,8 +41,7 @@ def effects_by_images(
 ) -> AttributeEffects:
     """Effects on the differences of mean image embeddings. Raises ``DataError`` for another encoder's features, an
     attribute that the pictures do not have, and values that no class has both with and without."""
-    if features.encoder["identity"] != clip.identity:
-        raise DataError(f"the features were made by {features.encoder['name']}, not by {clip.name}")
+    check_identity(features.encoder, {"name": clip.name, "identity": clip.identity}, "features were made")
     values = _values(images, attribute)
     every = [row if splits is None or row["split"] in splits else None for row in features.rows.to_pylist()]
     places = [at for at, row in enumerate(every) if row and (row["dataset"], row["sample_id"]) in values]

@@ -16,9 +16,10 @@ from runner.artifacts import ConceptDictionary, EditedClip, HeadConcepts, HeadDi
 from runner.context import StepContext
 from runner.errors import DataError
 from runner.models.base import ClipModel
-from runner.nodes.sith.atoms import Atoms, centred, unit_atoms
+from runner.nodes.sith.atoms import UnitLines, centred_lines, unit_lines
 from runner.nodes.sith.checkpoint import write_checkpoint
 from runner.nodes.sith.coding import comp
+from runner.nodes.sith.dictionary_making import Dictionary, read_dictionary
 from runner.nodes.sith.edit import PRESETS, UNSCORED, Rule, keep_top, task_multipliers, task_relevance
 from runner.nodes.sith.editing import Decision, Place, apply_decision, check_editable, decide, put_right_vectors
 from runner.nodes.sith.evidence import (
@@ -63,7 +64,7 @@ def edited(ctx: StepContext, clip: ClipModel, directions: HeadDirections, given:
     if given.preset == "reconstruction":
         return _reconstructed(ctx, clip, directions, given, dry_run)
     if given.preset == "task":
-        decision, more = _by_task(clip, grid, given)
+        decision, more = _by_task(ctx, clip, grid, given)
     else:
         decision, more = _by_rules(clip, directions, grid, given)
     return apply_decision(ctx, clip, directions, decision, truncate=truncate, dry_run=dry_run, more=more)
@@ -155,14 +156,14 @@ def _matcher(clip: ClipModel, match: Any, codes: Codes) -> tuple[Callable[[str],
 # --- the task's classes ------------------------------------------------------------------------------------------------
 
 
-def _by_task(clip: ClipModel, grid: Grid, given: Inputs) -> tuple[Decision, dict[str, Any]]:
+def _by_task(ctx: StepContext, clip: ClipModel, grid: Grid, given: Inputs) -> tuple[Decision, dict[str, Any]]:
     assert given.concepts is not None and given.dictionary is not None
-    atoms, task = unit_atoms(given.dictionary, clip.identity), given.task
-    gamma = task_atoms(clip, atoms, task)
+    dictionary, task = read_dictionary(given.dictionary, clip.identity, ctx), given.task
+    gamma = task_concepts(clip, dictionary, task)
     codes = main_codes(grid, given.concepts, sign=1)
     places = list(codes.active)
     support, coefficients = code_arrays(codes, places)
-    found = task_relevance(*_compact(support, coefficients, atoms, gamma))
+    found = task_relevance(*_compact(support, coefficients, dictionary, gamma))
     relevance = torch.full(grid.shape, MISSING, dtype=torch.float64)
     for place, value in zip(places, found.tolist(), strict=True):
         relevance[place] = value
@@ -176,17 +177,17 @@ def _by_task(clip: ClipModel, grid: Grid, given: Inputs) -> tuple[Decision, dict
     return Decision(multipliers, lambda place: f"{rule}; R {float(relevance[place]):.4g}", rule), more
 
 
-def task_atoms(clip: ClipModel, atoms: Atoms, task: Any) -> Tensor:
+def task_concepts(clip: ClipModel, dictionary: Dictionary, task: Any) -> Tensor:
     """Gamma_task (T,) int64: dictionary lines with a positive coefficient in the un-centred code of any class."""
     names = [shown(name) for name in task.classes]
     targets = torch.from_numpy(clip.encode_texts([task.template.replace("{}", name) for name in names]))
     left_out = {*task.classes} if task.filter_classes else set()
-    kept = torch.tensor([line for line, text in enumerate(atoms.texts) if text not in left_out], dtype=torch.int64)
+    kept = torch.tensor([line for line, text in enumerate(dictionary.texts) if text not in left_out], dtype=torch.int64)
     if len(kept) < task.class_k:
         raise DataError(
             f"class_k is {task.class_k}, and the dictionary has {len(kept)} concepts beside the class names"
         )
-    code = comp(targets, atoms.only(kept), task.class_k, task.coherence)
+    code = comp(targets, UnitLines(dictionary, kept), task.class_k, task.coherence)
     return kept[torch.unique(code.support[code.coefficients > 0])]
 
 
@@ -203,12 +204,12 @@ def code_arrays(codes: Codes, places: list[Place]) -> tuple[Tensor, Tensor]:
 
 
 def _compact(
-    support: Tensor, coefficients: Tensor, atoms: Atoms, task: Tensor
+    support: Tensor, coefficients: Tensor, dictionary: Dictionary, task: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same with only those rows of the dictionary in memory that codes or the task use."""
     used = torch.unique(torch.cat([support.clamp_min(0).flatten(), task]))
     place = torch.searchsorted(used, support.clamp_min(0))
-    return place, coefficients, atoms.take(used), torch.searchsorted(used, task)
+    return place, coefficients, unit_lines(dictionary, used), torch.searchsorted(used, task)
 
 
 # --- the reconstruction test -------------------------------------------------------------------------------------------
@@ -219,12 +220,12 @@ def _reconstructed(
 ) -> EditedClip:
     """W' = U diag(s) V_hat: right vectors as their codes say, zero where a code is empty (ours in detail)."""
     assert given.concepts is not None and given.dictionary is not None
-    grid, atoms = Grid(directions.model), unit_atoms(given.dictionary, clip.identity)
+    grid, dictionary = Grid(directions.model), read_dictionary(given.dictionary, clip.identity, ctx)
     codes = main_codes(grid, given.concepts, sign=1)
     places = list(codes.active)
     support, coefficients = code_arrays(codes, places)
     used = torch.unique(support.clamp_min(0))
-    rows = centred(atoms, used)[torch.searchsorted(used, support.clamp_min(0))]
+    rows = centred_lines(dictionary, used)[torch.searchsorted(used, support.clamp_min(0))]
     joint = (coefficients[..., None] * rows).sum(1)
     proj, mu = (torch.from_numpy(directions.arrays[name].copy()) for name in ("proj", "mu"))
     right = torch.zeros(*grid.shape, proj.shape[0])

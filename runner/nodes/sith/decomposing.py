@@ -16,6 +16,7 @@ from runner.artifacts import ConceptDictionary, HeadDirections, ImageFeatures
 from runner.context import StepContext
 from runner.errors import DataError
 from runner.models.base import ClipModel
+from runner.nodes.sith.dictionary_making import check_identity, read_dictionary
 from runner.nodes.sith.metrics import ceiling, difference
 from runner.nodes.sith.tower import layer_indices, plain_tower, projection
 from runner.nodes.sith.weights import (
@@ -30,7 +31,6 @@ from runner.nodes.sith.weights import (
 )
 
 Row = dict[str, Any]
-MEAN_BATCH = 65536
 
 
 class Reading(NamedTuple):
@@ -76,6 +76,7 @@ def _svd(visual: Any, layer: int, reading: Reading) -> HeadSvd:
 
 
 def image_mean(
+    ctx: StepContext,
     clip: ClipModel,
     features: ImageFeatures | None,
     file: Path | None,
@@ -98,31 +99,17 @@ def image_mean(
         )
     mean, source = np.zeros(clip.dim), "zero"
     if features is not None:
-        _same_encoder(clip, features.encoder["identity"], "the features")
-        mean, source = unit_mean(features.features["features"]), f"mean of {features.rows.num_rows} image embeddings"
+        check_identity(features.encoder, {"name": clip.name, "identity": clip.identity}, "features were made")
+        vectors = torch.from_numpy(features.features["features"]).double()
+        mean, source = unit(vectors).mean(0).numpy(), f"mean of {len(vectors)} image embeddings"
     elif dictionary is not None:
-        _same_encoder(clip, dictionary.info["encoder"]["identity"], "the dictionary")
-        rows = np.load(dictionary.index / "embeddings.npy", mmap_mode="r")
-        mean, source = unit_mean(rows), f"mean of {len(rows)} text embeddings"
+        read = read_dictionary(dictionary, clip.identity, ctx)
+        mean, source = read.centring.mean.double().numpy(), f"mean of {len(read.texts)} text embeddings"
     elif file is not None:
         mean, source = _mean_of_file(file), f"file {file.name}"
     if mean.shape != (clip.dim,) or not np.isfinite(mean).all():
         raise DataError(f"the image mean has shape {list(mean.shape)}; expected [{clip.dim}] finite numbers")
     return (torch.from_numpy(mean).float() if centre else torch.zeros(clip.dim)), source if centre else "not centred"
-
-
-def unit_mean(rows: NDArray[Any]) -> NDArray[np.float64]:
-    """Mean of the rows [n, d] scaled to unit norm, itself not scaled; read by chunks, so that a memory map may be given."""
-    total = np.zeros(rows.shape[1])
-    for start in range(0, len(rows), MEAN_BATCH):
-        part = torch.from_numpy(np.array(rows[start : start + MEAN_BATCH], np.float64))
-        total += unit(part).sum(0).numpy()
-    return total / max(1, len(rows))
-
-
-def _same_encoder(clip: ClipModel, identity: str, what: str) -> None:
-    if identity != clip.identity:
-        raise DataError(f"{what} come from another encoder than {clip.name}, and lie in another space")
 
 
 def _mean_of_file(path: Path) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from runner.context import StepContext
 from runner.errors import DataError
 from runner.models.base import ClipModel
 from runner.nodes.intervals import wilson_interval
+from runner.nodes.sith.dictionary_making import check_identity
 from runner.nodes.sith.metrics import recall_at, redirected_ranks
 
 Row = dict[str, Any]
@@ -27,8 +28,7 @@ def recall_rows(
     Pairs share the part of ``sample_id`` before its last ``/``; those that lack a picture or a caption are left out and
     counted. Raises ``DataError`` for another encoder's features and where no pair is whole.
     """
-    if features.encoder["identity"] != clip.identity:
-        raise DataError(f"the features were made by {features.encoder['name']}, not by {clip.name}")
+    check_identity(features.encoder, {"name": clip.name, "identity": clip.identity}, "features were made")
     attributes = _attributes(images)
     rows: list[Row] = []
     for info in features.datasets:

@@ -165,7 +165,7 @@ def decompose(
     if minus is not None:
         check_comparable(clip, minus)
     file = None if mean_file is None else Path(mean_file)
-    mean = mean_of(clip, features, file, dictionary, image_mean == "zero", centre)
+    mean = mean_of(ctx, clip, features, file, dictionary, image_mean == "zero", centre)
     return directions_of(ctx, clip, minus, reading, mean)
 
 

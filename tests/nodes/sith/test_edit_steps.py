@@ -145,7 +145,7 @@ def test_the_image_mean_comes_from_one_named_place(clip, ctx, dictionary, tmp_pa
     for given, words in (
         ({}, "named 0 times"),
         ({"features": features, "image_mean": "zero"}, "named 2 times"),
-        ({"features": other}, "another encoder"),
+        ({"features": other}, "whose space is another"),
         ({"mean_file": str(tmp_path / "short.npy")}, r"shape \[4\]"),
         ({"rank": 9, "image_mean": "zero"}, "has 8 directions"),
         ({"heads": [0, 2], "image_mean": "zero"}, "from 0 to 1"),
