@@ -1,4 +1,5 @@
 import csv
+import io
 from collections import Counter
 
 import numpy as np
@@ -12,7 +13,7 @@ from retrieval.steps import folder_tree
 from runner.context import local_context
 from runner.data.datasets.attribute_steps import attributes
 from runner.data.datasets.attributes.specs import AttributedSpecs
-from runner.data.images import decode
+from runner.data.images import decode, decode_cut_out
 from runner.data.places import Place, read_pictures
 from runner.data.sources import open_sources
 from runner.errors import DataError
@@ -255,3 +256,20 @@ def test_what_cannot_be_composed_is_said_before_anything_is(changes, says, tmp_p
 def test_specs_that_make_no_sense_are_refused(changes, tmp_path):
     with pytest.raises(ValidationError):
         run(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("mode", ["P", "LA", "RGBA"])
+def test_transparency_is_kept_whatever_way_a_file_says_it(mode):
+    image = Image.new("LA", (40, 40), (255, 0))
+    image.paste((10, 255), (5, 5, 30, 35))
+    buffer = io.BytesIO()
+    if mode == "P":
+        grey = Image.new("P", (40, 40), 1)
+        grey.putpalette([10, 10, 10, 255, 255, 255])
+        grey.paste(0, (5, 5, 30, 35))
+        grey.save(buffer, "PNG", transparency=1)
+    else:
+        image.convert(mode).save(buffer, "PNG")
+    found = trimmed(decode_cut_out(buffer.getvalue()))
+    assert found is None  # a whole rectangle: nothing says that it is a cut-out
+    assert np.asarray(decode_cut_out(buffer.getvalue()).getchannel("A")).astype(bool).sum() == 25 * 30
