@@ -23,6 +23,7 @@ from runner.nodes.sem.metrics import class_counts, cosines
 from runner.nodes.sem.texts_gathering import shown
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,22 @@ def halves_of(population: Population, folds: int, val_fraction: float, seed: int
 
 
 _MORE = "Load more pictures of it, leave it out with `values: [...]`, or change seed or folds."
+
+
+class Figures(NamedTuple):
+    """Of counts over groups [..., groups]: accuracy of all, of the worst group that has pictures, and their gap; [...]."""
+
+    accuracy: FloatArray
+    worst_group: FloatArray
+    gap: FloatArray
+
+
+def figures(n: NDArray[Any], correct: NDArray[Any]) -> Figures:
+    """As ``metrics.worst_group``, from counts [..., groups] that are there already."""
+    with np.errstate(invalid="ignore"):
+        worst = np.nanmin(correct / np.where(n > 0, n, np.nan), axis=-1)
+    accuracy = correct.sum(-1) / n.sum(-1)
+    return Figures(accuracy, worst, accuracy - worst)
 
 
 # --- texts -------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from runner.context import StepContext
 from runner.errors import DataError
+from runner.nodes.sem.evaluating import Figures, figures
 from runner.nodes.sem.intervals_folds import percentile_interval, resample_images
 from runner.nodes.sem.texts_gathering import shown
 
@@ -105,11 +106,12 @@ def _difference_rows(one: pa.Table, other: pa.Table, who: Row, draws: int, seed:
     group = np.unique(np.stack([targets, values], 1), axis=0, return_inverse=True)[1].ravel()
     tries = one.column("n").to_numpy().astype(np.int64)
     hits = np.stack([side.column("correct").to_numpy().astype(np.int64) for side in (one, other)])
-    figures = [pooled_figures(tries, own, group) for own in hits]
+    n = np.bincount(group, tries)
+    first, second = (figures(n, np.bincount(group, own)) for own in hits)
     drawn = resample_images(tries, hits, group, draws=draws, seed=seed)
     rows = []
-    for metric, draw in zip(("accuracy", "worst_group", "gap"), drawn, strict=True):
-        before, after = figures[0][metric], figures[1][metric]
+    for metric, draw in zip(Figures._fields, drawn, strict=True):
+        before, after = float(getattr(first, metric)), float(getattr(second, metric))
         interval = percentile_interval(after - before, draw[:, 1] - draw[:, 0], len(one))
         numbers = {"first_value": before, "second_value": after, "difference": after - before}
         rows.append(
@@ -122,10 +124,3 @@ def _codes(column: Any) -> IntArray:
     """Equal texts as equal numbers."""
     codes: IntArray = column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
     return codes
-
-
-def pooled_figures(tries: IntArray, hits: IntArray, group: IntArray) -> dict[str, float]:
-    """Accuracy, worst group and gap over all halves; all [n]."""
-    accuracy = float(hits.sum() / tries.sum())
-    worst = float((np.bincount(group, hits) / np.bincount(group, tries)).min())
-    return {"accuracy": accuracy, "worst_group": worst, "gap": accuracy - worst}

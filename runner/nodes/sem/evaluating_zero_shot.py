@@ -12,11 +12,19 @@ from numpy.typing import NDArray
 
 from runner.context import StepContext
 from runner.errors import DataError
-from runner.nodes.sem.evaluating import Population, Query, SecondStep, halves_of, second_steps, similarities, with_bends
+from runner.nodes.sem.evaluating import (
+    Population,
+    Query,
+    SecondStep,
+    figures,
+    halves_of,
+    second_steps,
+    similarities,
+    with_bends,
+)
 from runner.nodes.sem.folds import Folds, appearances
 from runner.nodes.sem.intervals_folds import per_fold_interval, percentile_interval, published_interval, resample_images
 from runner.nodes.sem.methods_specs import BendSpec
-from runner.nodes.sem.metrics import WorstGroup, worst_group
 from runner.nodes.sem.rows import Row, summary_row
 from runner.nodes.sem.texts_gathering import shown
 
@@ -113,8 +121,9 @@ def evaluate_zero_shot(
     for one in said:
         who = _who(population, plan, one.label)
         right = one.by_fold == population.targets[halves.evaluated]
-        found.groups.extend(_group_rows(population, halves, right, {**who, "seed": plan.seed}))
-        found.summary.extend(_summary(population, halves, right, {**who, "task": "zero_shot"}, plan))
+        counts = _counts(population, halves, right)
+        found.groups.extend(_group_rows(population, counts, {**who, "seed": plan.seed}))
+        found.summary.extend(_summary(population, halves, right, counts, {**who, "task": "zero_shot"}, plan))
         found.answers.append(_answers(population, halves, right, who))
         if one.label != baseline:
             before = next(other for other in said if other.label == baseline)
@@ -152,41 +161,48 @@ def _baseline(labels: Sequence[str], wanted: str | None) -> str:
 # --- figures -----------------------------------------------------------------------------------------------------------
 
 
-def _scored(population: Population, rows: IntArray, right: NDArray[np.bool_]) -> WorstGroup:
-    return worst_group(right, population.targets[rows], population.values[rows])
+class Counts(NamedTuple):
+    """Pictures ``n`` and right answers ``correct`` of each (class, value) group, int64 [folds, groups]."""
+
+    n: IntArray
+    correct: IntArray
 
 
-def _group_rows(population: Population, halves: Folds, right: NDArray[np.bool_], who: Row) -> list[Row]:
-    made = []
-    for fold, rows in enumerate(halves.evaluated):
-        columns = (column.tolist() for column in _scored(population, rows, right[fold]).groups)
-        for target, value, n, correct in zip(*columns, strict=True):
-            place = {"target": population.names[target], "value": population.classes[value]}
-            made.append({**who, "fold": fold, **place, "n": n, "correct": correct})
-    return made
+def _counts(population: Population, halves: Folds, right: NDArray[np.bool_]) -> Counts:
+    folds, groups = len(right), len(population.names) * len(population.classes)
+    cells = groups_of(population)[halves.evaluated] + np.arange(folds)[:, None] * groups
+    of = (np.bincount(own, minlength=folds * groups).reshape(folds, groups) for own in (cells.ravel(), cells[right]))
+    return Counts(*of)
+
+
+def _group_rows(population: Population, counts: Counts, who: Row) -> list[Row]:
+    names = [(target, value) for target in population.names for value in population.classes]
+    return [
+        {**who, "fold": fold, "target": names[group][0], "value": names[group][1], "n": n, "correct": correct}
+        for fold, pair in enumerate(zip(counts.n.tolist(), counts.correct.tolist(), strict=True))
+        for group, (n, correct) in enumerate(zip(*pair, strict=True))
+        if n
+    ]
 
 
 def _summary(
-    population: Population, halves: Folds, right: NDArray[np.bool_], who: Row, plan: ZeroShotPlan
+    population: Population, halves: Folds, right: NDArray[np.bool_], counts: Counts, who: Row, plan: ZeroShotPlan
 ) -> list[Row]:
-    pooled = _scored(population, halves.evaluated, right)
-    means = {"accuracy": pooled.accuracy, "worst_group": pooled.worst, "gap": pooled.gap}
-    worst = int((pooled.groups.correct / pooled.groups.n).argmin())
-    of_worst = (population.targets == pooled.groups.target[worst]) & (population.values == pooled.groups.bias[worst])
+    pooled, by_fold = figures(counts.n.sum(0), counts.correct.sum(0)), figures(*counts)
+    group = groups_of(population)
+    with np.errstate(invalid="ignore"):
+        worst = int(np.nanargmin(counts.correct.sum(0) / counts.n.sum(0)))
+    of_worst = right[(group == worst)[halves.evaluated]]
     rows = [
         summary_row(who, "accuracy", "published", published_interval(right)),
-        summary_row(who, "worst_group", "published", published_interval(right[of_worst[halves.evaluated]])),
+        summary_row(who, "worst_group", "published", published_interval(of_worst)),
+        *(summary_row(who, metric, "by_fold", per_fold_interval(own)) for metric, own in by_fold._asdict().items()),
     ]
-    by_fold = [_scored(population, *fold) for fold in zip(halves.evaluated, right, strict=True)]
-    each = {"accuracy": "accuracy", "worst_group": "worst", "gap": "gap"}
-    for metric, name in each.items():
-        rows.append(summary_row(who, metric, "by_fold", per_fold_interval([getattr(one, name) for one in by_fold])))
     if plan.draws:
-        tries, hits = appearances(halves), _hits(population, halves, right)
-        drawn = resample_images(tries, hits, groups_of(population), draws=plan.draws, seed=plan.seed)
-        images = int((tries > 0).sum())
-        for metric, name in each.items():
-            interval = percentile_interval(means[metric], getattr(drawn, name)[:, 0], images)
+        tries = appearances(halves)
+        drawn = resample_images(tries, _hits(population, halves, right), group, draws=plan.draws, seed=plan.seed)
+        for (metric, mean), draws in zip(pooled._asdict().items(), drawn, strict=True):
+            interval = percentile_interval(float(mean), draws[:, 0], int((tries > 0).sum()))
             rows.append(summary_row(who, metric, "by_image", interval))
     return rows
 
