@@ -325,7 +325,8 @@ class HeadDirections(Artifact):
     """Singular vectors of the heads' value-output matrices.
 
     ``model``: ``{"name", "identity", "small", "layers", "heads", "width", "head_dim", "dim", "fold_ln", "rank", "ln_post",
-    "centre", "image_mean_source", "sign"}``. ``arrays``: per layer ``"L<layer>.u"`` [H, D, r], ``".s"`` [H, r], ``".vh"``
+    "centre", "image_mean_source", "sign", "minus"}``: ``layers`` and ``heads`` are the numbers that were read, ``minus`` the model
+    whose weights were taken off before (None: none). ``arrays``: per layer ``"L<layer>.u"`` [H, D, r], ``".s"`` [H, r], ``".vh"``
     [H, r, D], ``".joint"`` [H, r, d] (right vectors in the joint space, unit rows, centred), ``".joint_left"`` where asked; and
     ``"mu"`` [d], ``"proj"`` [D, d]. All float32.
     """
