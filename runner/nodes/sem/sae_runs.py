@@ -23,7 +23,7 @@ from runner.errors import DataError, RunnerError
 from runner.models.base import ClipModel
 from runner.models.classifier.weights import read_checkpoint
 from runner.nodes.sem.losses import Objective, check_levels, level_weights
-from runner.nodes.sem.quality import cknna, decoder_coherence, measure
+from runner.nodes.sem.quality import Quality, cknna, decoder_coherence, measure
 from runner.nodes.sem.sae import (
     Architecture,
     Layout,
@@ -41,6 +41,8 @@ from runner.nodes.text_sources import distinct_texts
 Modality = Literal["text", "image", "both"]
 LEAST_COSINE = 0.8
 """Mean cosine of reconstruction below which embeddings and autoencoder do not fit each other."""
+MOST_FVU = 0.5
+"""Fraction of variance unexplained above which the latents of inference do not give the embedding back."""
 CKNNA_ROWS, CKNNA_NEIGHBOURS = 2000, 10
 SAVE_SECONDS = 10.0
 """Least time between two saved states of a training."""
@@ -83,8 +85,12 @@ class Claims(NamedTuple):
 
 
 def default_levels(architecture: Architecture, d: int, latents: int) -> tuple[int, ...]:
-    """[d/2, d] for ``msae`` (ours), MSAE's k for ``topk`` and ``batch_topk``; never more than there are latents."""
-    levels = {"msae": (max(1, d // 2), d), "topk": (64,), "batch_topk": (32,)}.get(architecture, ())
+    """[d/2, d, latents] for ``msae`` (ours), MSAE's k for ``topk`` and ``batch_topk``; never more than there are latents.
+
+    All latents are a level of their own since SEM uses all of them at inference: trained on [d/2, d] alone, an autoencoder 32 times as
+    wide as the embeddings overshoots them by far.
+    """
+    levels = {"msae": (max(1, d // 2), d, latents), "topk": (64,), "batch_topk": (32,)}.get(architecture, ())
     return tuple(sorted({min(level, latents) for level in levels}))
 
 
@@ -290,17 +296,27 @@ def _measured(ctx: StepContext, sae: SparseAutoencoder, rows: Tensor | None) -> 
     if rows is None:
         return dict.fromkeys(("fvu", "cosine", "l0", "sparsity", "dead", "cknna"))
     quality = measure(sae, rows)
-    if not quality.cosine >= LEAST_COSINE:
-        ctx.warn(
-            f"the autoencoder reconstructs {len(rows)} embeddings that it was not trained on with a mean cosine of "
-            f"{quality.cosine:.2f}, below {LEAST_COSINE}: train longer, or check that their scale is that of its training "
-            "(raw against unit norm)"
-        )
+    _warn_of_quality(ctx, quality, len(rows))
     some = rows[:CKNNA_ROWS]
     aligned = cknna(some, sae.encode(some), CKNNA_NEIGHBOURS) if len(some) > CKNNA_NEIGHBOURS else None
     figures = quality._asdict()
     del figures["l2"]
     return {**figures, "cknna": aligned}
+
+
+def _warn_of_quality(ctx: StepContext, quality: Quality, n: int) -> None:
+    if not quality.cosine >= LEAST_COSINE:
+        ctx.warn(
+            f"the autoencoder reconstructs {n} embeddings that it was not trained on with a mean cosine of "
+            f"{quality.cosine:.2f}, below {LEAST_COSINE}: train longer, or check that their scale is that of its training "
+            "(raw against unit norm)"
+        )
+    elif not quality.fvu <= MOST_FVU:
+        ctx.warn(
+            f"with the latents of inference {quality.fvu:.2f} of the variance of {n} embeddings is left unexplained, more "
+            f"than {MOST_FVU}: latents beyond the levels were never trained together; give the number of latents as the "
+            "last level, or train longer"
+        )
 
 
 def _log_row(sae_id: str, row: LogRow) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def train_sae(
     architecture: Literal["msae", "topk", "batch_topk", "relu_l1"] = "msae",
     latents: Annotated[int, Field(ge=2, le=1_048_576)] = 16384,
     levels: Annotated[
-        Levels | None, Field(description="default (ours): half the width and the width; 64 for topk, 32 for batch_topk")
+        Levels | None,
+        Field(description="default (ours): half the width, the width, and all; 64 for topk, 32 for batch_topk"),
     ] = None,
     weighting: Annotated[
         Literal["reverse", "uniform"], Field(description="of the levels; reverse: most weight on the sparsest")

@@ -65,10 +65,10 @@ def test_texts_are_encoded_raw_and_once(ctx, clip):
     model, log = row_of(made), made.log.to_pylist()
     assert made.models.schema.names == [n for n in arrow_schema("sae_model").names if n in made.models.schema.names]
     assert model["n_train"] + model["n_val"] == 250 and model["n_val"] == 25
-    assert model["levels"] == [8, 16] and model["weighting"] == "reverse" and model["layout"] == "sem"
+    assert model["levels"] == [8, 16, 64] and model["weighting"] == "reverse" and model["layout"] == "sem"
     assert (model["d"], model["latents"], model["modality"], model["backbone"]) == (16, 64, "text", clip.name)
     assert [row["epoch"] for row in log] == [1, 2, 3, 4] and log[-1]["loss"] < log[0]["loss"]
-    assert len(log[0]["level_losses"]) == 2 and log[-1]["fvu"] == pytest.approx(model["fvu"], rel=1e-3)
+    assert len(log[0]["level_losses"]) == 3 and log[-1]["fvu"] == pytest.approx(model["fvu"], rel=1e-3)
     sae = read_sae(made.folder)
     assert sae.digest() == model["sae_id"] and sae.about.encoder == clip.identity
     raw = torch.from_numpy(clip.raw_texts(["a photo of a red cat"]))
@@ -107,7 +107,7 @@ def test_the_seed_decides(tmp_path, clip):
 @pytest.mark.parametrize(
     ("more", "levels"),
     [({"architecture": "topk", "levels": [5]}, [5]), ({"architecture": "batch_topk", "levels": [5]}, [5]), ({"architecture": "relu_l1"}, []),
-     ({"levels": [4, 8, 64], "loss": "nmse", "average_levels": True, "weighting": "uniform"}, [4, 8, 64]), ({"centre": True}, [8, 16])],
+     ({"levels": [4, 8, 64], "loss": "nmse", "average_levels": True, "weighting": "uniform"}, [4, 8, 64]), ({"centre": True}, [8, 16, 64])],
 )  # fmt: skip
 def test_architectures_through_the_step(ctx, clip, more, levels):
     made = train_sae(ctx, clip=clip, texts=TEXTS, **(SMALL | {"epochs": 2} | more))
@@ -135,6 +135,19 @@ def test_a_poor_reconstruction_and_cut_texts_are_said(ctx, clip):
     said = [message["text"] for message in ctx.journal.messages]
     assert any(text.startswith("1 texts have more than 16 tokens") for text in said)
     assert any("below 0.8" in text for text in said)
+
+
+def test_an_autoencoder_that_overshoots_is_said(tmp_path, clip):
+    twice = SparseAutoencoder(16, 32, SaeAbout("x", levels=(4,)))
+    both = torch.cat([torch.eye(16), -torch.eye(16)])
+    with torch.no_grad():
+        twice.encoder.weight.copy_(both)
+        twice.encoder.bias.zero_()
+        twice.decoder.weight.copy_(2 * both.T)
+    ctx = local_context(tmp_path / "run")
+    made = import_sae(ctx, path=str(write_sae(twice, tmp_path, "sem")), clip=clip, texts=NOUNS)
+    assert row_of(made)["cosine"] == pytest.approx(1) and row_of(made)["fvu"] == pytest.approx(1)
+    assert "1.00 of the variance" in ctx.journal.messages[0]["text"]
 
 
 @pytest.mark.parametrize(
@@ -167,10 +180,10 @@ def test_exported_layouts_are_imported_as_the_same_function(tmp_path, clip):
     )
     first, z = read_sae(made.folder), torch.from_numpy(clip.raw_texts(NOUNS.words))
     files = sorted(made.folder.glob("*.pth"))
-    assert len(files) == 2 and any("_16_64_8x16_reverse" in file.name for file in files)
+    assert len(files) == 2 and any("_16_64_8x16x64_reverse" in file.name for file in files)
     for n, file in enumerate(files):
         ctx = local_context(tmp_path / f"import{n}")
-        found = import_sae(ctx, path=str(file), clip=clip, levels=[8, 16], texts=NOUNS)
+        found = import_sae(ctx, path=str(file), clip=clip, levels=[8, 16, 64], texts=NOUNS)
         model = row_of(found)
         assert (model["backbone"], model["d"], model["latents"], model["n_val"]) == (clip.name, 16, 64, 50)
         assert model["layout"] == ("msae" if file.name.startswith("scaled_") else "sem")
