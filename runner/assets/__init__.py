@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 Say = Callable[[str], None]
+SHIPPED = "shipped with the project"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ def ensure(name: str, say: Say = print) -> Asset:
 
 def _ensure_one(item: Entry, wanted: str, say: Say) -> Asset:
     state = cache.status(item)
+    if item.shipped and state != "present":
+        wrong = "; ".join(cache.verify(item)) or "its folder is missing"
+        raise AssetError(
+            f"{item.name} comes with the project and is not whole: {wrong}", hint="install the project again"
+        )
     if state == "damaged":
         say(f"{item.name}: the copy in the cache is damaged; fetching it again")
     if state != "present":
@@ -87,7 +93,7 @@ def _ensure_one(item: Entry, wanted: str, say: Say) -> Asset:
 
         needs = {need: _ensure_one(entry(need), need, say).path for need in item.needs}
         fetch(item, needs, say)
-    source = item.sources[0].label if item.sources else ""
+    source = item.sources[0].label if item.sources else SHIPPED if item.shipped else ""
     return Asset(
         item.name, wanted, cache.path_of(item), item.sha256, item.licence, item.attribution, source, item.bytes
     )

@@ -25,6 +25,8 @@ from runner.assets.registry import Entry, FileSpec
 from runner.errors import AssetError
 
 Status = Literal["present", "missing", "damaged"]
+PROJECT = Path(__file__).parents[1]
+"""The package ``runner``, below which shipped assets lie."""
 
 
 def cache_root() -> Path:
@@ -44,6 +46,8 @@ def slug(entry: Entry) -> str:
 
 def folder_of(entry: Entry) -> Path:
     """The folder in which the asset's files lie (or would lie)."""
+    if entry.shipped:
+        return PROJECT / entry.shipped
     return cache_root() / "assets" / slug(entry)
 
 

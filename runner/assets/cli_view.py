@@ -27,6 +27,7 @@ def _row(item: Entry) -> dict[str, str]:
         what, source = f"{item.what} ({', then '.join(item.choices)})", ""
     else:
         what, source = item.what, ", ".join(source.label for source in item.sources)
+        source = assets.SHIPPED if item.shipped else source
     return {
         "name": item.name,
         "role": item.role,

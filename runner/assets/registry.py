@@ -67,7 +67,8 @@ class Entry:
 
     ``files`` is what lies in the cache in the end; ``raw`` what a builder reads, checked before it does; ``needs`` other
     entries the builder reads. ``main``: the file that stands for the asset where that is not the only one or the
-    folder. ``choices`` is filled for roles only: entries from best to smallest.
+    folder. ``shipped``: the folder below ``runner`` in which the files come with the project, which then has no source.
+    ``choices`` is filled for roles only: entries from best to smallest.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Entry:
     files: tuple[FileSpec, ...] = ()
     sources: tuple[Source, ...] = ()
     main: str | None = None
+    shipped: str | None = None
     build: str | None = None
     raw: tuple[FileSpec, ...] = ()
     needs: tuple[str, ...] = ()

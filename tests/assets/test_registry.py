@@ -19,12 +19,12 @@ TEXT = resources.files("runner.assets").joinpath("registry.yaml").read_text("utf
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_every_entry_is_complete(entry: registry.Entry) -> None:
-    assert entry.role in {"chat", "backbone", "sentence encoder", "classifier", "images", "text"}
+    assert entry.role in {"chat", "backbone", "sentence encoder", "encoder", "classifier", "images", "text"}
     assert entry.what.endswith(".")
     assert entry.licence
     assert entry.attribution
     assert entry.build is None or entry.build in BUILDERS
-    assert bool(entry.choices) != bool(entry.files and entry.sources)
+    assert bool(entry.choices) != bool(entry.files and bool(entry.sources) != bool(entry.shipped))
     for file in (*entry.files, *entry.raw):
         assert re.fullmatch(r"[0-9a-f]{64}", file.sha256)
         assert file.bytes > 0
@@ -41,7 +41,7 @@ def test_every_member_goes_to_a_registered_file(entry: registry.Entry) -> None:
 
 def test_small_models_are_said_to_be_small() -> None:
     for entry in ENTRIES:
-        if entry.role in {"chat", "backbone", "sentence encoder"} and not entry.choices:
+        if entry.role in {"chat", "backbone", "sentence encoder", "encoder"} and not entry.choices:
             assert re.search(r"\b(small|tiny)\b", entry.what), entry.name
 
 

@@ -72,7 +72,8 @@ def jittered(x: Tensor) -> Tensor:
     """Brightness and contrast of each picture [n, 3, h, w] changed by at most ``JITTER``, one factor for all channels."""
     brightness, contrast = (1 + (torch.rand(2, len(x), 1, 1, 1) * 2 - 1) * JITTER).to(x.device)
     mean = x.mean((1, 2, 3), keepdim=True)
-    return ((x - mean) * contrast + mean * brightness).clamp(0, 1)
+    changed: Tensor = ((x - mean) * contrast + mean * brightness).clamp(0, 1)
+    return changed
 
 
 def _resized(x: Tensor, size: int) -> Tensor:

@@ -17,6 +17,7 @@ from runner.context import StepContext, item_key
 from runner.data.images import FORMATS, UnreadableImage, decode
 from runner.data.sources import Source
 from runner.errors import DataError
+from runner.models.base import SentenceEncoder
 from runner.nodes.backbone_features import SourceFeatures
 from runner.nodes.clip.network import tokenize
 from runner.nodes.clip.specs import ClipSize
@@ -174,31 +175,73 @@ def embedded_texts(ctx: StepContext, texts: Sequence[str], encode: Encode, ident
 # --- all of it -------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """The corpus of the loop, and what it was made from: ``pixels`` also of the pictures that are held out."""
+
+    corpus: Corpus
+    parts: Sequence[Part]
+    captions: Captions
+    pixels: Tensor
+
+    def counts(self) -> dict[str, Any]:
+        """What was used, in numbers."""
+        return {
+            "sources": {part.found.source_id: len(part.captions) for part in self.parts},
+            "unreadable": sum(part.found.unreadable for part in self.parts),
+            "captions": len(self.captions.names),
+            "captions_held_out": int(self.captions.held.sum()),
+            "pictures": len(self.captions.number),
+            "pictures_trained": len(self.corpus.caption),
+            "texts": len(self.corpus.tokens),
+        }
+
+
+def prepare(
+    ctx: StepContext,
+    sources: Sequence[Source],
+    parts: Sequence[Part],
+    captions: Captions,
+    further: Sequence[str],
+    sentences: SentenceEncoder,
+    size: ClipSize,
+) -> Prepared:
+    """Read the pictures of the parts, gather and embed all texts, and fit the teachers."""
+    side = round(size.image_size * MARGIN)
+    pictures = (read_pixels(ctx, source, part.found.uris, side) for source, part in zip(sources, parts, strict=True))
+    pixels = torch.cat(list(pictures))
+    texts, variants, extra = text_list(captions, further)
+    t = embedded_texts(ctx, texts, sentences.encode, sentences.identity)
+    tokens = tokenize(texts, size.context_length)
+    return Prepared(assemble(parts, pixels, captions, tokens, variants, extra, t, size), parts, captions, pixels)
+
+
 def assemble(
     parts: Sequence[Part],
     pixels: Tensor,
     captions: Captions,
-    texts: Sequence[str],
+    tokens: Tensor,
     variants: Tensor,
     extra: Tensor,
     t: Tensor,
     size: ClipSize,
 ) -> Corpus:
-    """Teachers' targets beside the pictures that may be trained on; ``t`` [m, q] are the sentence embeddings of ``texts``."""
+    """Teachers' targets beside the pictures that may be trained on.
+
+    ``tokens`` [m, context] and sentence embeddings ``t`` [m, q] of all texts; ``variants`` and ``extra`` as in ``text_list``.
+    """
     train = torch.from_numpy(~captions.pictures_held())
-    space = fit_text_space(t, size.embed_dim)
-    target = space.project(t)
+    target = fit_text_space(t, size.embed_dim).project(t)
     number = torch.from_numpy(captions.number)
     v = functional.normalize(torch.from_numpy(np.concatenate([part.found.features for part in parts])), dim=1)
-    own = target[variants[number, 0]]
     flippable = torch.tensor([may_be_mirrored(name) for name in captions.names])[number]
     return Corpus(
         pixels=pixels[train],
         flippable=flippable[train],
         caption=number[train],
-        image_target=ridge_targets(v, own, train, RIDGE)[train],
+        image_target=ridge_targets(v, target[variants[number, 0]], train, RIDGE)[train],
         feature_target=standardised(v, train)[train],
-        tokens=tokenize(list(texts), size.context_length),
+        tokens=tokens,
         text_target=target,
         variants=variants,
         extra=extra,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from runner.models.base import ImageTextEncoder
@@ -43,9 +44,9 @@ def held_out_recall(
 def unit_images(network: torch.nn.Module, pixels: Tensor, image_size: int) -> NDArray[np.float32]:
     """Unit vectors [n, d] of whole pictures on white, without gradients."""
     device = next(network.parameters()).device
-    visual = network.visual
+    visual = cast(nn.Module, network.visual)
     with torch.inference_mode():
-        parts = [visual(plain_view(part.to(device), image_size)) for part in pixels.split(BATCH)]  # type: ignore[operator]
+        parts = [visual(plain_view(part.to(device), image_size)) for part in torch.split(pixels, BATCH)]
     found: NDArray[np.float32] = functional.normalize(torch.cat(parts), dim=1).cpu().numpy()
     return found
 

@@ -42,13 +42,14 @@ def encode_texts(network: Any, tokens: Tensor) -> Tensor:
     x = network.token_embedding(tokens) + network.positional_embedding[:longest]
     x = network.transformer(x, attn_mask=network.attn_mask[:longest, :longest])
     x = network.ln_final(x)[torch.arange(len(tokens), device=tokens.device), tokens.argmax(1)]
-    return x @ network.text_projection
+    projected: Tensor = x @ network.text_projection
+    return projected
 
 
 def unit_texts(network: Any, tokens: Tensor) -> Tensor:
     """Unit vectors [n, d] in chunks, without gradients."""
     with torch.inference_mode():
-        parts = [functional.normalize(encode_texts(network, part), dim=1) for part in tokens.split(TEXT_CHUNK)]
+        parts = [functional.normalize(encode_texts(network, part), dim=1) for part in torch.split(tokens, TEXT_CHUNK)]
     return torch.cat(parts)
 
 

@@ -18,7 +18,8 @@ from runner.steps import Artifact, Folder, Rows, Table, step
 
 if TYPE_CHECKING:
     from runner.data.sources import Source
-    from runner.nodes.clip.corpus import Part
+    from runner.nodes.clip.corpus import Part, Prepared
+    from runner.nodes.clip.training import Trainer
 
 WORDNET = AssetRef("asset:wordnet")
 
@@ -67,66 +68,32 @@ def train(
     threads: Annotated[int | None, Field(ge=1, le=256, description="of onnxruntime; none = all cores")] = None,
 ) -> TrainedClip:
     """Train a small CLIP on captioned pictures, taught by a frozen image backbone and a frozen sentence encoder."""
-    import torch
-
-    from results.tables import arrow_table
     from runner.assets import resolve
     from runner.data.sources import open_sources
     from runner.models.encoders.backbone import Backbone
-    from runner.models.encoders.clip import SMALL_FAMILY
     from runner.models.encoders.sentence import MeanPooled
-    from runner.nodes.clip import corpus as data
-    from runner.nodes.clip.card import card
-    from runner.nodes.clip.evaluation import held_out_recall
-    from runner.nodes.clip.network import write
+    from runner.nodes.clip.corpus import number_captions, prepare
     from runner.nodes.clip.training import STATE, Trainer
 
     seed = ctx.seed if seed is None else seed
     sources = open_sources([*_listed(corpus), *_listed(labelled)])
     parts = _parts(ctx, Backbone(resolve(backbone), threads=threads), sources, len(_listed(corpus)))
-    captions = data.number_captions(parts, holdout_captions, seed)
-    kept = int((~captions.pictures_held()).sum())
-    _need_pictures(kept, training)
-    side = round(model.image_size * data.MARGIN)
-    pixels = torch.cat(
-        [data.read_pixels(ctx, source, part.found.uris, side) for source, part in zip(sources, parts, strict=True)]
-    )
-    said, variants, extra = data.text_list(captions, [*_wordnet_texts(wordnet, seed), *texts])
+    captions = number_captions(parts, holdout_captions, seed)
+    _need_pictures(int((~captions.pictures_held()).sum()), training)
     encoder = MeanPooled(resolve(sentences), device=ctx.device)
-    t = data.embedded_texts(ctx, said, encoder.encode, encoder.identity)
-    ready = data.assemble(parts, pixels, captions, said, variants, extra, t, model)
+    further = [*_wordnet_texts(wordnet, seed), *texts]
+    ready = prepare(ctx, sources, parts, captions, further, encoder, model)
 
-    trainer = Trainer(ready, model, training, seed=seed, device=ctx.device, state=ctx.scratch / STATE)
+    trainer = Trainer(ready.corpus, model, training, seed=seed, device=ctx.device, state=ctx.scratch / STATE)
     ctx.advance("steps", trainer.done, training.steps)
 
     def after_step() -> None:
         ctx.advance("steps")
         ctx.check()
 
-    log = trainer.run(after_step)
-    network = trainer.student.clip.eval()
-    scores = held_out_recall(SMALL_FAMILY, network, model, parts, captions, pixels)
-    summary = {
-        "sources": {part.found.source_id: len(part.captions) for part in parts},
-        "licences": {source.source_id: getattr(source, "licence", None) for source in sources},
-        "unreadable": sum(part.found.unreadable for part in parts),
-        "captions": len(captions.names),
-        "captions_held_out": int(captions.held.sum()),
-        "pictures": len(captions.number),
-        "pictures_trained": kept,
-        "texts": len(said),
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "holdout_captions": holdout_captions,
-        "seed": seed,
-        "model": model.model_dump(),
-        "training": training.model_dump(),
-        "seconds": trainer.seconds,
-    }
-    folder = ctx.folder("checkpoint")
-    write(folder, network, model, ready.tokens.unique(), {"seed": seed, "steps": training.steps})
-    (folder / "README.md").write_text(card(summary, scores), "utf8")
-    rows = [score.row() for score in scores]
-    return TrainedClip(folder, arrow_table("clip_train_log", log), arrow_table("encoder_score", rows), summary)
+    trainer.run(after_step)
+    licences = {source.source_id: getattr(source, "licence", None) for source in sources}
+    return _written(ctx, trainer, ready, {"licences": licences, "holdout_captions": holdout_captions})
 
 
 @step("clip.evaluate", version="1")
@@ -175,6 +142,27 @@ def _parts(ctx: StepContext, backbone: Any, sources: list[Source], own: int) -> 
     for source in sources[own:]:
         parts.append(labelled(source_features(ctx, backbone, source, captioned=False), source.labels()))
     return parts
+
+
+def _written(ctx: StepContext, trainer: Trainer, ready: Prepared, known: dict[str, Any]) -> TrainedClip:
+    """Score the trained network, and write it with its card."""
+    import torch
+
+    from results.tables import arrow_table
+    from runner.models.encoders.clip import SMALL_FAMILY
+    from runner.nodes.clip.card import card
+    from runner.nodes.clip.evaluation import held_out_recall
+    from runner.nodes.clip.network import write
+
+    network = trainer.student.clip.eval()
+    scores = held_out_recall(SMALL_FAMILY, network, trainer.size, ready.parts, ready.captions, ready.pixels)
+    summary = known | ready.counts() | trainer.summary()
+    folder = ctx.folder("checkpoint")
+    notes = {"seed": trainer.seed, "steps": trainer.plan.steps}
+    write(folder, network, trainer.size, torch.unique(ready.corpus.tokens), notes)
+    (folder / "README.md").write_text(card(summary, scores), "utf8")
+    rows = [score.row() for score in scores]
+    return TrainedClip(folder, arrow_table("clip_train_log", trainer.log), arrow_table("encoder_score", rows), summary)
 
 
 def _need_pictures(kept: int, training: Training) -> None:

@@ -124,6 +124,16 @@ class Trainer:
                 self._save_and_report(on_step)
         return self.log
 
+    def summary(self) -> dict[str, Any]:
+        """Size, plan and cost of the training."""
+        return {
+            "parameters": sum(parameter.numel() for parameter in self.student.clip.parameters()),
+            "seed": self.seed,
+            "model": self.size.model_dump(),
+            "training": self.plan.model_dump(),
+            "seconds": self.seconds,
+        }
+
     def _save_and_report(self, on_step: Callable[[], None]) -> None:
         if self.done % self.plan.save_every == 0 or self.done == self.plan.steps:
             self._save()
@@ -214,7 +224,8 @@ def weighted(losses: Losses, plan: Training) -> Tensor:
 
 def _decaying(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; gains, biases, embeddings and the logit scale do not."""
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in student.named_parameters():
         matrix = parameter.ndim >= 2 and "embedding" not in name
         (decayed if matrix else kept).append(parameter)
