@@ -23,6 +23,7 @@ from runner.nodes.sith.coding_rows import JoinedRows, Rows, as_rows
 from runner.nodes.sith.coding_search import Backend, Precision, Search, Top, stretches
 from runner.nodes.sith.nnls import nnls, solve_on
 
+_RIDGE = 1e-8  # far below the lasso's tolerance, far above what ``nnls`` takes for dependent
 _GATHERED = 1 << 23  # values of gathered atoms held at once
 
 
@@ -199,12 +200,12 @@ def lasso(
     search, picked = _search(rows, settings), _Picked.none(targets, 0)
     residual = targets.double()
     live = torch.arange(len(targets), device=targets.device)
-    while len(live):
+    for _ in range(10 * rows.shape[1] + 10):  # each round lowers the objective until only rounding is left
+        if not len(live):
+            break
         found = search.top(residual[live], min(at_once, rows.shape[0]), picked.support[live])
         entering = torch.where(found.scores > l1 / 2 + tolerance, found.atoms, -1)
         live, entering = live[(entering >= 0).any(1)], entering[(entering >= 0).any(1)]
-        if not len(live):
-            break
         picked = picked.grown(live, entering)
         _fit_rows(targets, rows, picked, live, l1 / 2)
         residual[live] = _residual(targets, rows, picked, live)
@@ -363,6 +364,8 @@ def _fit_rows(targets: Tensor, rows: Rows, picked: _Picked, live: Tensor, shift:
     support = picked.support[live]
     for some, held in _gathered(rows, support):
         gram = torch.einsum("bkd,bjd->bkj", held, held)
+        if shift:  # atoms that depend on others must be able to take their place, since they may cost less
+            gram = gram + _RIDGE * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
         rhs = torch.einsum("bkd,bd->bk", held, targets[live[some]].double()) - shift
         start = picked.coefficients[live[some]]
         picked.coefficients[live[some]] = nnls(gram, rhs, start, support[some] >= 0)
