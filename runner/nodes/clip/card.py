@@ -76,18 +76,28 @@ sentence-transformers) and TinyViT-5M (MIT, Microsoft)."""
 
 
 def _measured(summary: dict[str, Any], scores: Sequence[Score]) -> str:
-    rows = "\n".join(
-        f"| {_cell(s.dataset)} | {s.metric} | {s.value:.3f} | {s.low:.3f} to {s.high:.3f} | {s.n} | {s.chance:.4f} |"
+    recalls = [score for score in scores if score.metric != "accuracy"]
+    named = [score for score in scores if score.metric == "accuracy"]
+    parts = ["## Measured"]
+    if recalls:
+        unseen = summary["captions_held_out"]
+        parts += [
+            f"Recall on pictures of held-out captions, each among all {unseen} of these captions.",
+            _table(recalls),
+        ]
+    if named:
+        parts += ["Accuracy of naming pictures by the nearest class prompt. Classes of a source of labelled pictures above were"
+                  " captions in training.", _table(named)]  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def _table(scores: Sequence[Score]) -> str:
+    rows = [
+        f"| {_cell(s.dataset)} | {_cell(s.prompt or s.metric)} | {s.value:.3f} | {s.low:.3f} to {s.high:.3f} | {s.n} |"
+        f" {s.chance:.4f} |"
         for s in scores
-    )
-    return f"""\
-## Measured
-
-Recall on pictures of held-out captions, each among all {summary["captions_held_out"]} of these captions.
-
-| source | metric | value | 95 % interval | n | chance |
-|---|---|---|---|---|---|
-{rows}"""
+    ]
+    return "\n".join(["| source | what | value | 95 % interval | n | chance |", "|---|---|---|---|---|---|", *rows])
 
 
 def _cell(text: str | None) -> str:
