@@ -1249,8 +1249,8 @@ CREATE TABLE debias_summary (
   mean DOUBLE NOT NULL,  -- over halves and queries, or over the pictures of all halves
   ci_low DOUBLE,  -- lower 95 % limit; NULL where one value has none
   ci_high DOUBLE,  -- upper 95 % limit
-  ci_kind VARCHAR NOT NULL,  -- published (counts repeated pictures several times), by_image (bootstrap), by_fold (t over halves)
-  n BIGINT NOT NULL  -- values behind the interval: answers or scores, pictures, halves
+  ci_kind VARCHAR NOT NULL,  -- published (counts repeated pictures several times), by_image (bootstrap), by_cluster (the same of clusters of pictures, instead of by_image), by_fold (t over halves)
+  n BIGINT NOT NULL  -- values behind the interval: answers or scores, pictures, clusters, halves
 );
 
 -- Pictures that a method answers otherwise than the baseline; the first ones of each group.
@@ -1271,7 +1271,7 @@ CREATE TABLE debias_change (
   change VARCHAR NOT NULL  -- lost (right before, wrong after) or gained
 );
 
--- Evaluations of the same pictures compared, in pairs; intervals by a bootstrap over pictures.
+-- Evaluations of the same pictures compared, in pairs; intervals by a bootstrap over pictures, or over clusters of them.
 CREATE TABLE debias_compare (
   run_id VARCHAR NOT NULL,  -- run
   variant VARCHAR NOT NULL,  -- variant
@@ -1286,7 +1286,8 @@ CREATE TABLE debias_compare (
   difference DOUBLE NOT NULL,  -- second - first
   ci_low DOUBLE NOT NULL,  -- lower 95 % limit of the difference
   ci_high DOUBLE NOT NULL,  -- upper 95 % limit of the difference
-  n BIGINT NOT NULL  -- pictures that both answered
+  n BIGINT NOT NULL,  -- pictures that both answered
+  clusters BIGINT  -- clusters of them that were resampled; NULL where pictures were
 );
 
 -- Whether an attribute leaks into what is learnt about a task, from dense features and from the latents.
@@ -1561,16 +1562,17 @@ CREATE TABLE sith_effect (
   attribute VARCHAR NOT NULL,  -- attribute
   value VARCHAR NOT NULL,  -- value that the positive side stands for
   against VARCHAR NOT NULL,  -- value or values that it is told from
-  evidence VARCHAR NOT NULL,  -- images or texts: what the attribute's direction was taken from
+  evidence VARCHAR NOT NULL,  -- images or texts: what the attribute's direction was taken from, by weights; activations: on pictures
+  margin VARCHAR,  -- first text - second text, where the effect is on this margin; NULL: on the attribute's direction
   n_value BIGINT NOT NULL,  -- pictures or texts with the value
   n_against BIGINT NOT NULL,  -- and without
   layer INTEGER NOT NULL,  -- block, from 0
   head INTEGER NOT NULL,  -- head, from 0
   sv INTEGER NOT NULL,  -- singular vector, from 0
   side VARCHAR NOT NULL,  -- right: what is written
-  cosine DOUBLE NOT NULL,  -- of what the direction writes and the attribute's direction, in the joint space
+  cosine DOUBLE NOT NULL,  -- of what the direction writes and that direction, in the joint space
   sigma DOUBLE NOT NULL,  -- singular value
-  effect DOUBLE NOT NULL,  -- sigma x gain into the joint space x cosine, signed
+  effect DOUBLE NOT NULL,  -- signed: sigma (activations: difference of mean coefficients / mean scale) x written along it
   share DOUBLE NOT NULL,  -- effect^2 / sum of effect^2 over all directions looked at
   rank INTEGER NOT NULL  -- order by |effect|, from 0
 );
