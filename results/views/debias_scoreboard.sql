@@ -1,4 +1,4 @@
--- Debiasing: a method on a dataset in one row, its metrics with 95 % intervals by picture (retrieval: as published, over halves and queries).
+-- Debiasing: a method on a dataset in one row, its metrics with 95 % intervals by picture or cluster of pictures (retrieval: as published, over halves and queries).
 SELECT s.run_id, r.name AS run, s.variant, v.setting, s.step, s.dataset, s.backbone, s.attribute, s.task, s.method,
        any_value(mean) FILTER (metric = 'accuracy') AS accuracy,
        any_value(ci_low) FILTER (metric = 'accuracy') AS accuracy_low,
@@ -21,7 +21,7 @@ SELECT s.run_id, r.name AS run, s.variant, v.setting, s.step, s.dataset, s.backb
        max(s.n) AS n, any_value(s.ci_kind) AS ci_kind
 FROM (SELECT * FROM debias_summary
       QUALIFY row_number() OVER (PARTITION BY run_id, variant, step, dataset, backbone, attribute, task, method, metric
-                                 ORDER BY ci_kind != 'by_image', ci_kind != 'by_fold') = 1) s
+                                 ORDER BY ci_kind != 'by_cluster', ci_kind != 'by_image', ci_kind != 'by_fold') = 1) s
 JOIN runs r USING (run_id)
 JOIN variant_settings v USING (run_id, variant)
 GROUP BY s.run_id, r.name, s.variant, v.setting, s.step, s.dataset, s.backbone, s.attribute, s.task, s.method

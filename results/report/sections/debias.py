@@ -29,7 +29,7 @@ METRICS: Mapping[str, tuple[str, bool]] = {
     "precision": ("Precision", True),
 }
 """Title, and whether more is better."""
-INTERVALS = ("by_image", "by_fold", "published")
+INTERVALS = ("by_cluster", "by_image", "by_fold", "published")
 MOST_NEURONS = 12
 MOST_WORDS = 12
 
@@ -130,7 +130,8 @@ def pairs(rows: Iterable[Row]) -> Iterator[Row]:
     ):
         metrics = {row["metric"]: {**row, "better": _better(row)} for row in own}
         yield {"variant": key[0], "step": key[1], "dataset": key[2], "attribute": key[3], "first": key[4], "second": key[5],
-               "metrics": metrics, "n": max(row["n"] for row in metrics.values())}  # fmt: skip
+               "metrics": metrics, "n": max(row["n"] for row in metrics.values()),
+               "clusters": next(iter(metrics.values()))["clusters"]}  # fmt: skip
 
 
 def _better(row: Row) -> bool | None:
@@ -165,7 +166,7 @@ def _best(lines: Mapping[str, Mapping[str, Row]], metrics: Iterable[str]) -> dic
 
 
 def shown_interval(cell: Row) -> Row | None:
-    """The interval to show first: by picture where there is one."""
+    """The interval to show first: by cluster or by picture where there is one."""
     intervals: Mapping[str, Row] = cell["intervals"]
     return next((intervals[kind] for kind in INTERVALS if kind in intervals), None)
 

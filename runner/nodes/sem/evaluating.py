@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from runner.errors import DataError
 from runner.nodes.sem.baselines import apply_map
 from runner.nodes.sem.bend import bend_prototypes, bend_vlm
 from runner.nodes.sem.folds import Folds, repeated_halves
+from runner.nodes.sem.intervals_folds import cluster_codes
 from runner.nodes.sem.methods_specs import BendSpec
 from runner.nodes.sem.metrics import class_counts, cosines
 from runner.nodes.sem.texts_gathering import shown
@@ -30,7 +31,8 @@ FloatArray = NDArray[np.float64]
 class Population:
     """Pictures of one dataset: unit vectors float32 [n, dim]; ``values`` [n] index ``classes``, ``targets`` [n] ``names``.
 
-    ``known``: of each attribute the value by picture, for precision.
+    ``known``: of each attribute the value by picture, for precision. ``clusters`` [n]: what pictures are resampled together by,
+    None where a picture stands for itself; None: all do.
     """
 
     dataset: str
@@ -41,9 +43,20 @@ class Population:
     targets: IntArray
     names: list[str]
     known: dict[str, dict[str, str]]
+    clusters: list[str | None] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def interval_kind(self) -> str:
+        """``ci_kind`` of intervals from resampling."""
+        return "by_image" if self.clusters is None else "by_cluster"
+
+    @property
+    def cluster_codes(self) -> IntArray | None:
+        """Numbers of the clusters, [n]; None where every picture is resampled alone."""
+        return None if self.clusters is None else cluster_codes(self.clusters)
 
 
 class Query(NamedTuple):
@@ -64,6 +77,7 @@ def populations(
     attribute: str,
     split: str = "all",
     values: Sequence[str] | None = None,
+    cluster: str | None = None,
 ) -> list[Population]:
     """One for each dataset that has the attribute. Raises ``DataError`` where there is none, or a value has no picture."""
     vectors = _unit(features)
@@ -75,13 +89,40 @@ def populations(
         raise DataError(
             f"no dataset has the attribute {shown(attribute)}", hint=f"There are: {', '.join(there) or 'none'}."
         )
+    if cluster is not None:
+        _check_cluster(cluster, {info["dataset"]: about[info["dataset"]] for info in own})
     known = _known(images)
     found = []
     for info in own:
         classes = _classes(info["dataset"], attribute, about[info["dataset"]][attribute], values)
         mine = [i for i, row in enumerate(rows) if row["dataset"] == info["dataset"] and split in ("all", row["split"])]
-        found.append(_population(ctx, info, [(i, rows[i]) for i in mine], vectors, classes, attribute, known))
+        made = _population(ctx, info, [(i, rows[i]) for i in mine], vectors, classes, attribute, known)
+        found.append(made if cluster is None else _clustered(ctx, made, cluster))
     return found
+
+
+def _check_cluster(cluster: str, about: Mapping[str, Iterable[str]]) -> None:
+    """Raise ``DataError`` for a dataset without the attribute."""
+    without = next((dataset for dataset, names in about.items() if cluster not in names), None)
+    if without is not None:
+        hint = (
+            f"It has: {', '.join(sorted(about[without]))}. Evaluate datasets without clusters in a step of their own."
+        )
+        raise DataError(f"cluster: {without} has no attribute {shown(cluster)}", hint=hint)
+
+
+def _clustered(ctx: StepContext, population: Population, cluster: str) -> Population:
+    """With what the pictures are resampled by. Raises ``DataError`` where all of them are one cluster."""
+    of = population.known.get(cluster, {})
+    names = [of.get(sample) for sample in population.samples]
+    if names.count(None):
+        text = f"{names.count(None)} of {len(names)} pictures have no {cluster}: each counts as a cluster of its own"
+        ctx.warn(text, item=population.dataset)
+    if len(set(names) - {None}) + names.count(None) < 2:
+        raise DataError(
+            f"{population.dataset}: all pictures have the same {shown(cluster)}, so nothing can be resampled"
+        )
+    return replace(population, clusters=names)
 
 
 def _unit(features: ImageFeatures) -> Tensor:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from runner.context import StepContext
 from runner.errors import DataError
 from runner.nodes.sem.evaluating import Figures, figures
-from runner.nodes.sem.intervals_folds import percentile_interval, resample_images
+from runner.nodes.sem.intervals_folds import cluster_codes, percentile_interval, resample_images
 from runner.nodes.sem.texts_gathering import shown
 
 Row = dict[str, Any]
@@ -87,7 +87,7 @@ def _compared(ctx: StepContext, first: pa.Table, second: pa.Table, who: Row, dra
     if lost:
         ctx.warn(f"{lost} pictures stand in one of {who['first']} and {who['second']} only and are left out")
     _check_same(who, one, other)
-    return _difference_rows(one, other, who, draws, seed)
+    return _difference_rows(one, other, who, draws, seed, _clusters(ctx, who, one, other))
 
 
 def _check_same(who: Row, one: pa.Table, other: pa.Table) -> None:
@@ -101,14 +101,32 @@ def _check_same(who: Row, one: pa.Table, other: pa.Table) -> None:
         )
 
 
-def _difference_rows(one: pa.Table, other: pa.Table, who: Row, draws: int, seed: int) -> list[Row]:
+def _clusters(ctx: StepContext, who: Row, one: pa.Table, other: pa.Table) -> IntArray | None:
+    """Numbers of the clusters of the pictures, [n]; None where one side has none. Raises ``DataError`` where they differ."""
+    first, second = (side.column("cluster").to_pylist() for side in (one, other))
+    named = [any(name is not None for name in names) for names in (first, second)]
+    if not all(named):
+        if any(named):
+            ctx.warn(f"only one of {who['first']} and {who['second']} has clusters: pictures are resampled one by one")
+        return None
+    codes = cluster_codes(first)
+    if first != second or int(codes.max()) == 0:
+        wrong = "have different clusters" if first != second else "share pictures of one cluster only"
+        raise DataError(f"{who['first']} and {who['second']} {wrong}", hint="Evaluate both with the same `cluster`.")
+    return codes
+
+
+def _difference_rows(
+    one: pa.Table, other: pa.Table, who: Row, draws: int, seed: int, clusters: IntArray | None
+) -> list[Row]:
     targets, values = (_codes(one.column(name)) for name in ("target", "value"))
     group = np.unique(np.stack([targets, values], 1), axis=0, return_inverse=True)[1].ravel()
     tries = one.column("n").to_numpy().astype(np.int64)
     hits = np.stack([side.column("correct").to_numpy().astype(np.int64) for side in (one, other)])
     n = np.bincount(group, tries)
     first, second = (figures(n, np.bincount(group, own)) for own in hits)
-    drawn = resample_images(tries, hits, group, draws=draws, seed=seed)
+    drawn = resample_images(tries, hits, group, cluster=clusters, draws=draws, seed=seed)
+    who = {**who, "clusters": None if clusters is None else int(clusters.max()) + 1}
     rows = []
     for metric, draw in zip(Figures._fields, drawn, strict=True):
         before, after = float(getattr(first, metric)), float(getattr(second, metric))

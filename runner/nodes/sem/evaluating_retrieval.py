@@ -73,15 +73,18 @@ def evaluate_retrieval(
         who = {"dataset": population.dataset, "backbone": plan.backbone, "attribute": plan.attribute}
         who |= {"task": "retrieval", "method": one.label}
         found.summary.extend(_summary(judged, sorted(relevant), who))
-        by_image = _by_image(population, halves, order, judged, plan)
-        found.summary.extend(summary_row(who, metric, "by_image", interval) for metric, interval in by_image.items())
+        intervals, kind = _resampled(ctx, population, halves, order, judged, plan), population.interval_kind
+        found.summary.extend(summary_row(who, metric, kind, interval) for metric, interval in intervals.items())
     return found
 
 
 def _order(population: Population, halves: Folds, one: Query | SecondStep, plan: RetrievalPlan) -> IntArray:
     """Rows of the most similar searched pictures, best first: int64 [folds, queries, places]."""
-    # A resampled picture counts as often as it was drawn, so k drawn ones need more than k places.
-    places = min(halves.evaluated.shape[1], 3 * plan.k + 50 if plan.draws else plan.k)
+    # A resampled picture counts as often as it was drawn, so k drawn ones need more than k places; of clusters that are not
+    # drawn any number may stand first.
+    searched = halves.evaluated.shape[1]
+    needed = searched if population.clusters is not None else 3 * plan.k + 50
+    places = min(searched, needed if plan.draws else plan.k)
     if isinstance(one, Query):
         similarity = similarities(population.vectors, one)
         return np.stack([ranked(similarity, rows, places) for rows in halves.evaluated])
@@ -141,21 +144,29 @@ def _summary(judged: _Judged, relevant: list[int], who: Row) -> list[Row]:
     ]
 
 
-def _by_image(
-    population: Population, halves: Folds, order: IntArray, judged: _Judged, plan: RetrievalPlan
+MOST_UNKNOWN = 0.05
+"""Share of draws that may be undefined (too few pictures, or a value without any) for an interval to be told (ours)."""
+
+
+def _resampled(
+    ctx: StepContext, population: Population, halves: Folds, order: IntArray, judged: _Judged, plan: RetrievalPlan
 ) -> dict[str, Interval]:
-    """Intervals from resampled pictures; none where k is so near to the size of a half that a draw may not fill it."""
-    searched = halves.evaluated.shape[1]
-    if not plan.draws or (order.shape[2] == searched and plan.k > searched - 6 * np.sqrt(searched)):
+    """Intervals from resampled pictures or clusters; none, with a warning, where too many draws cannot be judged."""
+    if not plan.draws:
         return {}
+    codes = population.cluster_codes
     draws = resample_retrieval(
-        order, halves.evaluated, population.values, len(population.classes), plan.k, draws=plan.draws, seed=plan.seed
-    )
+        order, halves.evaluated, population.values, len(population.classes), plan.k,
+        cluster=codes, draws=plan.draws, seed=plan.seed,
+    )  # fmt: skip
+    unknown = float(np.isnan(draws[0]).mean())
+    if unknown > MOST_UNKNOWN:
+        text = f"{unknown:.0%} of the resamples hold fewer than {plan.k} pictures or none of a value: no interval from them"
+        ctx.warn(text, item=population.dataset)
+        return {}
+    units = len(population) if codes is None else int(codes.max()) + 1
     means = {"kl": float(judged.kl.mean()), "max_skew": float(judged.max_skew.mean())}
-    return {
-        metric: normal_interval(mean, own, len(population))
-        for (metric, mean), own in zip(means.items(), draws, strict=True)
-    }
+    return {metric: normal_interval(mean, own, units) for (metric, mean), own in zip(means.items(), draws, strict=True)}
 
 
 def _relevant(population: Population, names: list[str], wanted: Mapping[str, Relevant]) -> dict[int, NDArray[np.bool_]]:

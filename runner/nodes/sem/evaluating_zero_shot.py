@@ -31,9 +31,10 @@ from runner.nodes.sem.texts_gathering import shown
 IntArray = NDArray[np.int64]
 
 _NAMES = ("dataset", "attribute", "method", "sample_id", "target", "value")
-_FIELDS: list[Any] = [*((name, pa.string()) for name in _NAMES), ("n", pa.int32()), ("correct", pa.int32())]
+_COUNTED = (("n", pa.int32()), ("correct", pa.int32()), ("cluster", pa.string()))
+_FIELDS: list[Any] = [*((name, pa.string()) for name in _NAMES), *_COUNTED]
 ANSWERS = pa.schema(_FIELDS)
-"""One row a method and picture: in how many evaluated halves it was, and in how many of them the answer was right."""
+"""One row a method and picture: in how many evaluated halves it was, in how many of them the answer was right, its cluster."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def of_classes(
     found = replace(
         population, samples=[population.samples[i] for i in kept], vectors=population.vectors[kept],
         values=population.values[kept], targets=targets[kept], names=names,
+        clusters=None if population.clusters is None else [population.clusters[i] for i in kept],
     )  # fmt: skip
     _say_empty(ctx, found)
     return found
@@ -200,10 +202,12 @@ def _summary(
     ]
     if plan.draws:
         tries = appearances(halves)
-        drawn = resample_images(tries, _hits(population, halves, right), group, draws=plan.draws, seed=plan.seed)
+        hits, codes = _hits(population, halves, right), population.cluster_codes
+        drawn = resample_images(tries, hits, group, cluster=codes, draws=plan.draws, seed=plan.seed)
+        units = int((tries > 0).sum()) if codes is None else len(np.unique(codes[tries > 0]))
         for (metric, mean), draws in zip(pooled._asdict().items(), drawn, strict=True):
-            interval = percentile_interval(float(mean), draws[:, 0], int((tries > 0).sum()))
-            rows.append(summary_row(who, metric, "by_image", interval))
+            interval = percentile_interval(float(mean), draws[:, 0], units)
+            rows.append(summary_row(who, metric, population.interval_kind, interval))
     return rows
 
 
@@ -228,6 +232,7 @@ def _answers(population: Population, halves: Folds, right: NDArray[np.bool_], wh
         "value": np.array(population.classes, object)[population.values[kept]],
         "n": tries[kept],
         "correct": hits[kept],
+        "cluster": np.array(population.clusters or [None] * len(population), object)[kept],
     }
     return pa.table({field.name: pa.array(columns[field.name], field.type) for field in ANSWERS}, schema=ANSWERS)
 

@@ -22,7 +22,7 @@ class DebiasScores(Artifact):
     """One evaluation of debiased queries; tables of the other task are empty.
 
     ``task``: retrieval or zero_shot. ``answers``: of classification, one row a method and picture with the number of evaluated
-    halves (``n``) and of right answers in them (``correct``); what ``debias.compare`` pairs.
+    halves (``n``), of right answers in them (``correct``) and its ``cluster`` or NULL; what ``debias.compare`` pairs.
     """
 
     task: str
@@ -86,6 +86,14 @@ FoldCount = Annotated[int, Field(ge=1, le=1000, description="repeated random hal
 Fraction = Annotated[float, Field(gt=0, lt=1, description="share that is evaluated; the rest is reference for bend")]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="of the halves")]
 Bends = Annotated[list[BendSpec], Field(max_length=60, description="second step of BendVLM on top of methods")]
+Cluster = Annotated[
+    str | None,
+    Field(
+        min_length=1, max_length=200,
+        description="attribute whose values are resampled for intervals, all their pictures together, such as cut_out; "
+        "default: pictures are resampled",
+    ),
+]  # fmt: skip
 Words = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(min_length=2, max_length=1000)]
 
 
@@ -98,8 +106,8 @@ def texts(
     sae: SparseCoder | None = None,
     methods: Methods,
     templates: Annotated[
-        list[Template] | None,
-        Field(min_length=1, description="queries are filled in and their embeddings averaged; ours"),
+        Annotated[list[Template], Field(min_length=1)] | Literal["imagenet"] | None,
+        Field(description="queries are filled in and their embeddings averaged; ours; imagenet: the 80 of open_clip"),
     ] = None,
     top_neurons: Annotated[
         int, Field(ge=0, le=100_000, description="latents kept of each query, most moved first")
@@ -136,6 +144,7 @@ def retrieval(
         dict[str, Relevant], Field(description="what a query asks for, for precision: {query: {target: CLASS}}")
     ] = {},  # noqa: B006
     draws: Annotated[int, Field(ge=0, le=10_000, description="resamples of pictures for intervals; 0 = none")] = 200,
+    cluster: Cluster = None,
 ) -> DebiasScores:
     """Shares of the attribute's values among the k most similar pictures, against those of the searched half."""
     from runner.nodes.sem.evaluating import populations, queries_of
@@ -146,9 +155,17 @@ def retrieval(
         attribute, features.encoder["name"], k, folds, val_fraction, seed, draws, bend, relevant
     )  # fmt: skip
     found = RetrievalRows([], [], [])
-    for population in populations(ctx, features, images, attribute, split, values):
+    for population in populations(ctx, features, images, attribute, split, values, cluster):
         found.extend(evaluate_retrieval(ctx, population, names, queries, plan))
-    settings = {"k": k, "folds": folds, "val_fraction": val_fraction, "seed": seed, "split": split, "draws": draws}
+    settings: dict[str, Any] = {
+        "k": k,
+        "folds": folds,
+        "val_fraction": val_fraction,
+        "seed": seed,
+        "split": split,
+        "draws": draws,
+    }
+    settings["cluster"] = cluster
     return _scores("retrieval", settings, retrieval=found.scores, counts=found.counts, summary=found.summary)
 
 
@@ -173,6 +190,7 @@ def zero_shot(
     baseline: Annotated[str | None, Field(description="label that changes are told against; default: vanilla")] = None,
     examples: Annotated[int, Field(ge=0, le=1000, description="changed pictures kept of each kind and group")] = 12,
     draws: Annotated[int, Field(ge=0, le=100_000, description="resamples of pictures for intervals; 0 = none")] = 2000,
+    cluster: Cluster = None,
 ) -> DebiasScores:
     """Accuracy, worst group and gap of zero-shot classification over the groups of class and attribute."""
     from runner.nodes.sem.evaluating import populations, queries_of
@@ -183,9 +201,16 @@ def zero_shot(
         attribute, features.encoder["name"], folds, val_fraction, seed, draws, bend, baseline, examples
     )  # fmt: skip
     found = ZeroShotRows([], [], [], [])
-    for population in populations(ctx, features, images, attribute, split, values):
+    for population in populations(ctx, features, images, attribute, split, values, cluster):
         found.extend(evaluate_zero_shot(ctx, of_classes(ctx, population, names, target), queries, plan))
-    settings = {"folds": folds, "val_fraction": val_fraction, "seed": seed, "split": split, "draws": draws}
+    settings: dict[str, Any] = {
+        "folds": folds,
+        "val_fraction": val_fraction,
+        "seed": seed,
+        "split": split,
+        "draws": draws,
+    }
+    settings["cluster"] = cluster
     return _scores(
         "zero_shot", settings, groups=found.groups, summary=found.summary, changes=found.changes, answers=found.answers
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from runner.nodes.sem.methods import Material, Outcome, apply_method
 from runner.nodes.sem.methods_specs import Method, expanded
 from runner.nodes.sem.rows import neuron_rows, text_rows
 from runner.nodes.sem.sae import SparseAutoencoder, read_sae
-from runner.nodes.sem.texts_gathering import Encoded, Prompts, shown
+from runner.nodes.sem.texts_gathering import Encoded, Prompts, imagenet_templates, shown
 
 LEAST_COSINE = 0.8
 """Below this mean reconstruction cosine an autoencoder does not fit the scale of the texts (ours)."""
@@ -32,14 +32,15 @@ def debias(
     prompts: DebiasPrompts,
     sae: SparseCoder | None,
     methods: Sequence[Method],
-    templates: Sequence[str] | None,
+    templates: Sequence[str] | Literal["imagenet"] | None,
     top_neurons: int,
     seed: int,
     other_backbone: bool,
 ) -> DebiasedTexts:
     """Vectors, maps and rows of every method, in their order."""
     read = Prompts(prompts)
-    material = material_of(ctx, clip, read, sae, seed, other_backbone, templates)
+    filled = imagenet_templates() if templates == "imagenet" else templates
+    material = material_of(ctx, clip, read, sae, seed, other_backbone, filled)
     original, every = material.raw(read.queries), expanded(list(methods))
     vectors: dict[str, Any] = {IDENTITY: np.frombuffer(clip.identity.encode(), np.uint8).copy()}
     texts, neurons, about = [], [], []

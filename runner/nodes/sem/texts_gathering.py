@@ -176,6 +176,13 @@ def _no_twins(names: Sequence[str], what: str) -> None:
         raise DataError(f"two {what} are the same, {shown(twice)}, and could not be told apart in the results")
 
 
+def imagenet_templates() -> list[str]:
+    """The 80 templates for ImageNet of CLIP's authors, as open_clip carries them."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return [fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES]
+
+
 class Encoded:
     """Raw embeddings by text, float32, on demand: what was asked for once is not encoded again.
 
