@@ -45,10 +45,17 @@ class ImageTower(Classifier):
 
 
 def embed(
-    ctx: StepContext, tower: ImageTower, sources: Sequence[Source], places: Iterable[Place], batch_size: int
+    ctx: StepContext,
+    tower: ImageTower,
+    sources: Sequence[Source],
+    places: Iterable[Place],
+    batch_size: int,
+    *,
+    unit: str = "images",
 ) -> Embedded:
-    """What the tower says of each picture. Raises ``DataError`` where it gives NaN or another width."""
+    """What the tower says of each picture; ``unit`` names them in the progress. Raises ``DataError`` where it gives NaN or
+    another width."""
     wanted = set(places)
     pictures = read_pictures(sources, wanted)
-    outputs = predict(tower, pictures, ctx, total=len(wanted), batch_size=batch_size)
+    outputs = predict(tower, pictures, ctx, total=len(wanted), batch_size=batch_size, unit=unit)
     return Embedded(outputs.logits, outputs.unreadable)

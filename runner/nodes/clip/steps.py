@@ -125,7 +125,7 @@ def evaluate(
     wanted = [Place(source.source_id, record.uri) for record in source if record.uri in labels]
     rows = []
     for name, encoder in encoders.items():
-        found = embed(ctx, ImageTower(encoder), [source], wanted, batch_size)
+        found = embed(ctx, ImageTower(encoder), [source], wanted, batch_size, unit=f"images of {name}")
         places = sorted(found.vectors)
         images = np.stack([found.vectors[place] for place in places])
         true = [labels[place.uri] for place in places]
