@@ -212,6 +212,8 @@ def prepare(
     pixels = torch.cat(list(pictures))
     texts, variants, extra = text_list(captions, further)
     t = embedded_texts(ctx, texts, sentences.encode, sentences.identity)
+    if size.embed_dim > t.shape[1]:
+        raise DataError(f"embed_dim {size.embed_dim} is more than the {t.shape[1]} dimensions of the sentence encoder")
     tokens = tokenize(texts, size.context_length)
     return Prepared(assemble(parts, pixels, captions, tokens, variants, extra, t, size), parts, captions, pixels)
 

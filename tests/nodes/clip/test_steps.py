@@ -178,6 +178,12 @@ def test_a_source_without_labels_cannot_be_labelled(tmp_path, photos, towers):
         labelled(found, {"b.png": "cat"})
 
 
+def test_more_dimensions_than_the_sentence_encoder_has_are_refused(tmp_path, photos, towers):
+    wide = SIZE.model_copy(update={"width": 24, "embed_dim": 24})
+    with pytest.raises(DataError, match="embed_dim 24 is more than the 16 dimensions"):
+        run(tmp_path, photos, towers, model=wide)
+
+
 def test_plans_that_cannot_be_are_refused():
     with pytest.raises(ValidationError):
         Training(steps=0)
