@@ -7,14 +7,14 @@ is never picked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from runner.nodes.sith.tower import attention_weights, norm_affine, plain_tower, projection
+from runner.nodes.sith.listening import FINAL, class_reads, final_deviation, listening
+from runner.nodes.sith.tower import attention_weights, norm_affine, projection
 
 SPENT = 1e-12
 """Squared norm below which nothing is left of a text."""
@@ -72,53 +72,27 @@ def head_outputs(visual: Any, images: Tensor, layers: Sequence[int]) -> Tensor:
     split: each part is centred and scaled as the whole class token was. All parts of a model would add up to its embedding,
     before that is scaled to unit norm. Only for towers that read the class token.
     """
-    with torch.inference_mode(), _listening(visual, layers) as heard:
+
+    def take(layer: int, stream: Tensor) -> Tensor:
+        return _written(visual, layer, class_reads(visual, layer, stream, fold_ln=False))
+
+    with torch.inference_mode(), listening(visual, layers, take) as heard:
         visual(images)
-        final = heard["final"] if heard["final"].ndim == 2 else heard["final"][:, 0]
-        scale = (final.var(-1, unbiased=False, keepdim=True) + visual.ln_post.eps).sqrt()
+        final = heard[FINAL]
         gain, proj = norm_affine(visual.ln_post, final)[0], projection(visual).to(final)
-        parts = [_written(visual, layer, heard[str(layer)]) for layer in layers]
-        written = torch.stack(parts, 1)
-        normed = (written - written.mean(-1, keepdim=True)) / scale[:, :, None, None] * gain
-        joint: Tensor = normed @ proj
+        written = torch.stack([heard[layer] for layer in layers], 1)
+        centred = written - written.mean(-1, keepdim=True)
+        joint: Tensor = (centred / final_deviation(visual, final)[:, None, None] * gain) @ proj
         return joint
 
 
-def _written(visual: Any, layer: int, tokens: Tensor) -> Tensor:
-    """What the heads of one block add to the class token's residual, [n, H, D]; ``tokens`` [n, t, D] after ln_1."""
-    tower = plain_tower(visual)
-    D, H, r = tower.width, tower.heads, tower.head_dim
+def _written(visual: Any, layer: int, reads: Tensor) -> Tensor:
+    """What the heads of one block add to the class token's residual, [n, H, D], from what they read for it."""
+    H, D = reads.shape[1:]
     weights = attention_weights(visual, layer, fold_ln=False)
-    wide = tokens @ weights.w_in[D:].mT + weights.b_in[D:]
-    keys, values = (part.reshape(*part.shape[:-1], H, r) for part in torch.tensor_split(wide, 2, -1))
-    query = (tokens[:, 0] @ weights.w_in[:D].mT + weights.b_in[:D]).reshape(-1, H, r)
-    attention = (torch.einsum("nhr,nthr->nht", query, keys) / r**0.5).softmax(-1)
-    mixed = torch.einsum("nht,nthr->nhr", attention, values)
-    return torch.einsum("nhr,dhr->nhd", mixed, weights.w_out.reshape(D, H, r))
-
-
-@contextmanager
-def _listening(visual: Any, layers: Sequence[int]) -> Iterator[dict[str, Tensor]]:
-    """Outputs of ln_1 of the blocks, [n, t, D], and the input of the final norm, while images pass."""
-    heard: dict[str, Tensor] = {}
-    first = bool(getattr(visual.transformer, "batch_first", True))
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            heard[name] = output if first else output.transpose(0, 1)
-
-        return hook
-
-    def keep_final(module: Any, inputs: tuple[Tensor, ...]) -> None:
-        heard["final"] = inputs[0]
-
-    handles = [visual.transformer.resblocks[i].ln_1.register_forward_hook(keep(str(i))) for i in layers]
-    handles.append(visual.ln_post.register_forward_pre_hook(keep_final))
-    try:
-        yield heard
-    finally:
-        for handle in handles:
-            handle.remove()
+    w_v, b_v = weights.w_in[2 * D :].reshape(H, -1, D), weights.b_in[2 * D :].reshape(H, -1)
+    values = torch.einsum("nhd,hrd->nhr", reads, w_v) + b_v
+    return torch.einsum("nhr,dhr->nhd", values, weights.w_out.reshape(D, H, -1))
 
 
 def mean_ablated(total: Tensor, parts: Tensor, ablated: Mapping[int, Sequence[int]], layers: Sequence[int]) -> Tensor:

@@ -202,7 +202,7 @@ def edit(
     return edited(ctx, clip, directions, inputs, truncate=truncate, dry_run=dry_run)
 
 
-@step("sith.attribute_effect", version="1")
+@step("sith.attribute_effect", version="2")
 def attribute_effect(
     ctx: StepContext,
     *,
@@ -220,19 +220,32 @@ def attribute_effect(
     splits: Annotated[
         list[Literal["train", "val", "test"]] | None, Field(min_length=1, description="default: all")
     ] = None,
-) -> AttributeEffects:
-    """Which directions carry an attribute (ours): what they write against the difference of mean embeddings."""
+    evidence: Annotated[
+        Literal["weights", "activations"],
+        Field(description="what directions can write, or what they do write on pictures that differ in the attribute"),
+    ] = "weights",
+    margin: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=500)]] | None,
+        Field(min_length=2, max_length=2, description="texts of two classes: effects on first - second instead of on the attribute's direction"),
+    ] = None,
+) -> AttributeEffects:  # fmt: skip
+    """Which directions carry an attribute (ours): what they write, or do on pictures, along its direction or a margin."""
+    from runner.errors import DataError
     from runner.nodes.sith.attributing import effects_by_images, effects_by_texts
     from runner.nodes.sith.editing import check_editable
 
     check_editable(clip, directions)
-    if texts is not None and features is None and images is None:
-        return effects_by_texts(clip, directions, attribute, texts)
+    activations = evidence == "activations"
+    if texts is not None and features is None and images is None and not activations:
+        return effects_by_texts(clip, directions, attribute, texts, margin)
     if texts is None and features is not None and images is not None:
-        return effects_by_images(clip, directions, attribute, features, images, within_classes, splits)
-    from runner.errors import DataError
-
-    raise DataError("sith.attribute_effect goes by pictures or by prompts", hint="Give features and images, or texts.")
+        return effects_by_images(
+            ctx, clip, directions, attribute, features, images,
+            within_classes=within_classes, splits=splits, activations=activations, margin=margin,
+        )  # fmt: skip
+    by = "pictures" if activations else "pictures or by prompts"
+    hint = "Give features and images." if activations else "Give features and images, or texts."
+    raise DataError(f"sith.attribute_effect goes by {by}", hint=hint)
 
 
 @step("sith.compare", version="1")
