@@ -17,12 +17,13 @@ PLAIN = 0.5
 
 
 def composed(pixels: Tensor, background: Tensor) -> Tensor:
-    """Pictures on a background of one colour each: C - (1 - a)(1 - B), with C the picture on white.
+    """Pictures on a background: C - (1 - a)(1 - B), with C the picture on white.
 
-    ``pixels`` uint8 [n, 4, s, s] (red, green, blue on white; alpha), ``background`` [n, 3] in 0..1; float [n, 3, s, s].
+    ``pixels`` uint8 [n, 4, s, s] (red, green, blue on white; alpha), ``background`` [n, 3, 1, 1] colours or [n, 3, s, s]
+    pictures, in 0..1; float [n, 3, s, s].
     """
     x = pixels.float() / 255
-    return (x[:, :3] - (1 - x[:, 3:]) * (1 - background[:, :, None, None])).clamp(0, 1)
+    return (x[:, :3] - (1 - x[:, 3:]) * (1 - background)).clamp(0, 1)
 
 
 def normalised(x: Tensor) -> Tensor:
@@ -33,13 +34,16 @@ def normalised(x: Tensor) -> Tensor:
 
 def plain_view(pixels: Tensor, size: int) -> Tensor:
     """The whole picture on white at ``size`` pixels, as the network takes it."""
-    white = torch.ones(len(pixels), 3, device=pixels.device)
+    white = torch.ones(len(pixels), 3, 1, 1, device=pixels.device)
     return normalised(_resized(composed(pixels, white), size))
 
 
-def random_view(pixels: Tensor, flippable: Tensor, size: int) -> Tensor:
-    """One augmented view a picture: background colour, crop, mirror, brightness and contrast; never its hue."""
-    x = composed(pixels, random_background(len(pixels)).to(pixels.device))
+def random_view(pixels: Tensor, flippable: Tensor, size: int, paste: float = 0.0) -> Tensor:
+    """One augmented view a picture: background, crop, mirror, brightness and contrast; never its hue.
+
+    ``paste``: share of the pictures whose background is a photograph of the same batch, where it has one.
+    """
+    x = composed(pixels, pasted(pixels, random_background(len(pixels)).to(pixels.device), paste))
     x = functional.grid_sample(
         x, random_grid(flippable.cpu(), size).to(x.device), padding_mode="border", align_corners=False
     )
@@ -47,10 +51,20 @@ def random_view(pixels: Tensor, flippable: Tensor, size: int) -> Tensor:
 
 
 def random_background(n: int) -> Tensor:
-    """Colours [n, 3]: for half of the pictures white (twice as often) or black, else any."""
+    """Colours [n, 3, 1, 1]: for half of the pictures white (twice as often) or black, else any."""
     colour = torch.rand(n, 3)
     grey = (torch.rand(n, 1) < 2 / 3).float().expand(n, 3)
-    return torch.where(torch.rand(n, 1) < PLAIN, grey, colour)
+    return torch.where(torch.rand(n, 1) < PLAIN, grey, colour)[:, :, None, None]
+
+
+def pasted(pixels: Tensor, background: Tensor, share: float) -> Tensor:
+    """Backgrounds [n, 3, s, s]: colours [n, 3, 1, 1], or for a ``share`` of the pictures one without transparency of the same batch."""
+    whole = (pixels[:, 3] == 255).flatten(1).all(1).nonzero()[:, 0]
+    if not share or not len(whole):
+        return background
+    other = whole[torch.randint(len(whole), (len(pixels),)).to(pixels.device)]
+    chosen = (torch.rand(len(pixels), 1, 1, 1) < share).to(pixels.device)
+    return torch.where(chosen, pixels[other, :3].float() / 255, background)
 
 
 def random_grid(flippable: Tensor, size: int) -> Tensor:

@@ -74,6 +74,9 @@ class Training(BaseModel):
     clip_norm: float = Field(default=1.0, gt=0)
     patch_dropout: float = Field(default=0.5, ge=0, lt=1, description="share of patches left out of a step (FLIP)")
     whole_share: float = Field(default=0.2, ge=0, le=1, description="share of the steps, the last ones, on all patches")
+    paste: float = Field(
+        default=0.0, ge=0, le=1, description="share of the cut-outs that are shown on a photograph of the same batch"
+    )
     bf16: bool = Field(default=True, description="multiply matrices in bfloat16")
     contrastive_weight: float = Field(default=1.0, ge=0)
     text_weight: float = Field(default=2.0, ge=0, description="of 1 - cos with the sentence encoder")

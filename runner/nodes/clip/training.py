@@ -153,7 +153,9 @@ class Trainer:
         if plan.text_batch and len(corpus.extra):
             extra = corpus.extra[draw(len(corpus.extra), plan.text_batch, self.seed + 1, step)]
             texts = torch.cat((texts, extra))
-        view = random_view(corpus.pixels[rows].to(self.device), corpus.flippable[rows], self.size.image_size)
+        view = random_view(
+            corpus.pixels[rows].to(self.device), corpus.flippable[rows], self.size.image_size, plan.paste
+        )
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=plan.bf16):
             images, said, features = self.student(view, corpus.tokens[texts].to(self.device))
         losses = student_losses(

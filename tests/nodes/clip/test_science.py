@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from runner.nodes.clip.augment import composed, plain_view, random_grid, random_view
+from runner.nodes.clip.augment import composed, pasted, plain_view, random_grid, random_view
 from runner.nodes.clip.losses import cosine_distance, student_losses
 from runner.nodes.clip.network import build, encode_texts, tokenize, without_unused_rows
 from runner.nodes.clip.specs import MEAN, STD, ClipSize, Training
@@ -34,7 +34,7 @@ def test_a_transparent_pixel_shows_the_background_and_an_opaque_one_does_not():
     pixels[0, :3, 0, 0] = 255  # nothing but background: white on white
     pixels[0, :, 0, 1] = torch.tensor([10, 20, 30, 255])  # opaque
     pixels[0, :, 0, 2] = torch.tensor([255, 128, 128, 127])  # half red: stored on white
-    out = composed(pixels, torch.tensor([[0.0, 0.5, 1.0]]))[0, :, 0]
+    out = composed(pixels, torch.tensor([0.0, 0.5, 1.0])[None, :, None, None])[0, :, 0]
     assert out[:, 0].tolist() == pytest.approx([0.0, 0.5, 1.0])
     assert out[:, 1].tolist() == pytest.approx([10 / 255, 20 / 255, 30 / 255])
     a = 127 / 255  # a F + (1 - a) B with F = pure red
@@ -75,6 +75,22 @@ def test_the_same_seed_gives_the_same_views_and_another_one_others():
 
     assert torch.equal(view(1), view(1))
     assert not torch.equal(view(1), view(2))
+
+
+def test_cut_outs_are_pasted_on_opaque_pictures_of_the_batch_alone():
+    torch.manual_seed(0)
+    pixels = torch.zeros(3, 4, 4, 4, dtype=torch.uint8)
+    pixels[0, :3] = 255  # all transparent
+    pixels[1, 0], pixels[1, 3] = 200, 255  # opaque, red
+    pixels[2, 1], pixels[2, 3] = 100, 255  # opaque, green
+    colours = torch.full((3, 3, 1, 1), 0.5)
+    background = pasted(pixels, colours, 1.0)
+    reds, greens = (torch.tensor(rgb)[:, None, None] / 255 for rgb in ([200.0, 0, 0], [0, 100.0, 0]))
+    assert all(torch.allclose(b, reds.expand_as(b)) or torch.allclose(b, greens.expand_as(b)) for b in background)
+    assert torch.allclose(composed(pixels, background)[0], background[0])
+    assert torch.allclose(composed(pixels, background)[1], pixels[1, :3] / 255)  # an opaque picture hides it
+    assert pasted(pixels, colours, 0.0) is colours
+    assert pasted(pixels[:1], colours[:1], 1.0).shape == (1, 3, 1, 1)  # nothing to paste on
 
 
 # --- teachers --------------------------------------------------------------------------------------------------------
