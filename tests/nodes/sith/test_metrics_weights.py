@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner.nodes.sith.coding import comp, reconstruct
 from runner.nodes.sith.effects import attribute_direction, direction_effects
 from runner.nodes.sith.metrics import (
     ceiling,
@@ -65,6 +66,17 @@ def test_empty_codes_have_no_fidelity_and_perfect_ones_a_joint_cosine_of_one():
     inside = unit(normal(3, 4) @ torch.linalg.pinv(proj))  # a vector that the projection loses nothing of
     assert float(fidelity(unit(inside @ proj), inside, proj, None)) == pytest.approx(1)
     assert torch.allclose(residual_direction(inside @ proj, proj, None), inside)
+
+
+@few
+@given(SEEDS, st.sampled_from([0.0, 0.3]))
+def test_a_target_in_the_cone_of_all_atoms_is_met_and_one_outside_is_not(seed, coherence):
+    atoms = unit(normal(seed, 16, 8)).float()
+    inside = unit(normal(seed + 1, 4, 16).abs().float() @ atoms)
+    opposite = unit(normal(seed + 2, 16, 8).abs().float())
+    for targets, own, met in ((inside, atoms, True), (-inside.abs(), opposite, False)):
+        cosine = joint_cosine(reconstruct(comp(targets, own, len(own), coherence), own), targets)
+        assert bool((cosine > 1 - 1e-5).all()) if met else bool(cosine.isnan().all())
 
 
 # --- two models --------------------------------------------------------------------------------------------------------

@@ -8,12 +8,14 @@ from sith_towers import explicit, like, pictures, tokens_after, tower, written
 from torch import nn
 
 from runner.errors import DataError, ModelRefused
+from runner.nodes.sith.coding import comp
 from runner.nodes.sith.tower import layer_indices, plain_tower
 from runner.nodes.sith.weights import (
     HeadFactors,
     near_degenerate,
     svd_of_product,
     to_joint,
+    unit,
     vo_factors,
     write_back,
     write_factors,
@@ -229,7 +231,11 @@ def test_a_planted_direction_is_found_and_removed_alone(seed):
     svd = svd_of_product(*vo_factors(visual, 1)[:2])
     assert torch.allclose(svd.s[2], s, rtol=1e-9)
     sign = torch.sign(svd.vh[2, 0] @ first)
-    assert torch.allclose(to_joint(sign * svd.vh[2, 0], visual, torch.zeros(d)), atom, atol=1e-6)
+    joint = to_joint(sign * svd.vh[2, 0], visual, torch.zeros(d))
+    assert torch.allclose(joint, atom, atol=1e-6)
+    others = torch.randn(60, d, generator=generator, dtype=torch.float64)
+    code = comp(joint[None].float(), unit(torch.cat([others, atom[None]])).float(), 3, 0.3)
+    assert int(code.support[0, 0]) == 60 and torch.allclose(code.coefficients[0], torch.eye(3)[0], atol=1e-5)
     m = torch.ones(4, r)
     m[2, 0] = 0
     other, inside = edited(visual, m, 1), tokens_after(visual, pictures(seed), 1)
