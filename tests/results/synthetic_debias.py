@@ -15,24 +15,24 @@ GROUPS = {
 FOLDS, N = 3, 40
 
 
-def store_debias(store, twist=lambda text: text, run_id=RUN, thumbnails=True):
+def store_debias(store, twist=lambda text: text, run_id=RUN, thumbnails=True, clusters=None):
     """Put them into a results file."""
     store.replace_run(_run(twist, run_id))
-    for step, tables in steps(twist, thumbnails).items():
+    for step, tables in steps(twist, thumbnails, clusters).items():
         store.replace_step(run_id, "", step, {name: arrow_table(name, rows) for name, rows in tables.items()})
 
 
-def steps(t=lambda text: text, thumbnails=True):
-    """Rows by step and table."""
+def steps(t=lambda text: text, thumbnails=True, clusters=None):
+    """Rows by step and table; ``clusters``: how many were resampled instead of pictures."""
     return {
         "images": {"dataset_image": [_image(t, i, thumbnails) for i in range(8)],
                    "dataset_attribute": [{"dataset": t("birds"), "sample_id": t(f"{i}"), "attribute": t("place"), "value": t("land" if i % 2 else "water")} for i in range(8)]},
         "texts": {"prompt_set": [_prompt(t, i) for i in range(4)], "neuron_score": [_neuron(t, i) for i in range(20)], "sae_model": [_sae(t)]},
         "found": {"debias_summary": [row for m in METHODS for row in _retrieval(t, m)]},
-        "scored": {"debias_summary": [row for m in METHODS for row in _summary(t, m)],
+        "scored": {"debias_summary": [row for m in METHODS for row in _summary(t, m, clusters)],
                    "debias_group": [row for m in METHODS for row in _groups(t, m)],
                    "debias_change": [_change(t, i) for i in range(6)]},
-        "compared": {"debias_compare": [_pair(t, *row) for row in (("accuracy", -0.02, -0.06, 0.02), ("worst_group", 0.14, 0.05, 0.22), ("gap", -0.16, -0.25, -0.04))]},
+        "compared": {"debias_compare": [_pair(t, *row) | {"clusters": clusters} for row in (("accuracy", -0.02, -0.06, 0.02), ("worst_group", 0.14, 0.05, 0.22), ("gap", -0.16, -0.25, -0.04))]},
         "studies": {"disentanglement": [_study(t, "clip", 0.3), _study(t, "sae", 0.5)], "cp_bn": [{"method": t(m), "cp": 0.8, "bn": b, "n": 10} for m, (_, b) in METHODS.items()]},
     }  # fmt: skip
 
@@ -41,10 +41,11 @@ def _place(t):
     return {"dataset": t("birds"), "backbone": t("small clip"), "attribute": t("place")}
 
 
-def _summary(t, method):
+def _summary(t, method, clusters):
     accuracy, worst = METHODS[method]
+    resampled = ("by_image", 0.05, N) if clusters is None else ("by_cluster", 0.08, clusters)
     for metric, value in (("accuracy", accuracy), ("worst_group", worst), ("gap", accuracy - worst)):
-        for kind, half, n in (("by_image", 0.05, N), ("by_fold", 0.04, FOLDS), ("published", 0.02, N * FOLDS)):
+        for kind, half, n in (resampled, ("by_fold", 0.04, FOLDS), ("published", 0.02, N * FOLDS)):
             yield {**_place(t), "task": "zero_shot", "method": t(method), "metric": metric, "mean": value, "ci_low": value - half,
                    "ci_high": value + half, "ci_kind": kind, "n": n}  # fmt: skip
 

@@ -16,6 +16,7 @@ def store(tmp_path_factory):
     store_debias(made)
     store_debias(made, hostile, "hostile")
     store_debias(made, run_id="bare", thumbnails=False)
+    store_debias(made, run_id="clustered", clusters=7)
     return made
 
 
@@ -36,6 +37,16 @@ def test_the_scoreboard_prefers_intervals_by_picture(store):
         assert (row["ci_kind"], row["n"], row["kl"]) == ("by_image", N, None)
     retrieved = rows(store, f"SELECT * FROM debias_scoreboard WHERE run_id = '{RUN}' AND task = 'retrieval'")
     assert {r["ci_kind"] for r in retrieved} == {"published"} and all(r["accuracy"] is None for r in retrieved)
+
+
+def test_intervals_by_cluster_come_before_all_others(store):
+    sql = "SELECT * FROM debias_scoreboard WHERE run_id = 'clustered' AND task = 'zero_shot'"
+    for row in rows(store, sql):
+        assert (row["ci_kind"], row["n"]) == ("by_cluster", 7)
+        assert row["worst_group_high"] - row["worst_group_low"] == pytest.approx(0.16)
+    clustered, single = (" ".join(Outline(render(store, run)).text.split()) for run in ("clustered", RUN))
+    assert "by cluster, n 7" in clustered and "40 pictures in 7 clusters" in clustered and "by picture" not in clustered
+    assert f"by picture, n {N}" in single and "by cluster" not in single
 
 
 def test_groups_pool_the_halves_and_mark_the_worst(store):
