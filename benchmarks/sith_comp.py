@@ -1,6 +1,7 @@
 """COMP on all singular vectors of a model's heads: the fused form against the plain one, same inputs, one run.
 
     OMP_NUM_THREADS=1 python benchmarks/sith_comp.py [--targets 3072 --atoms 50000 --dim 512 --k 5 --coherence 0.3 --quick]
+    python benchmarks/sith_comp.py --device cuda
 
 The plain form does as COMP is written down: a product of the residuals with all atoms, the coherence of all atoms with the
 picked ones, a fit by coordinate descent, and dense codes [targets, atoms] times the dictionary. It runs on batches of
@@ -8,6 +9,10 @@ targets, and with ``--plain-targets`` below all of them its time is scaled. Pick
 plain pick exceeds the next by 1e-4, up to the first step at which it does not. Memory is the peak resident size of a child
 process that runs one form, less what was resident before. Seconds are of the processor: one
 thread, and a busy machine does not count.
+
+With ``--device`` the fused form alone runs on that device, by default in the shapes of ViT-L/14 (16 heads x 64 directions x
+4 layers over 100,000 atoms of 768 dimensions): seconds on the clock, and the share of what its matrix products alone take,
+measured in the same run with the same shapes.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +34,7 @@ from torch import Tensor
 from runner.nodes.sith.coding import Code, comp
 
 PLAIN_BATCH = 256
+FORMS = ("fp32", "bf16", "int8")
 
 
 def material(targets: int, atoms: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -97,7 +104,7 @@ def peak_extra(form: str, options: argparse.Namespace, folder: Path) -> float:
 
 def measure(form: str, options: argparse.Namespace) -> None:
     x, atoms = (torch.from_numpy(np.load(options.folder / name)) for name in ("targets.npy", "atoms.npy"))
-    comp(x[:8], atoms[:64], 2, precision="bf16")  # libraries are loaded before the counting starts
+    comp(x[:64], atoms[:64], 2, precision="int8")  # libraries are loaded before the counting starts
     before = psutil.Process().memory_info().rss
     run(form, x, atoms, options.k, options.coherence)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before / 2**20)
@@ -111,17 +118,24 @@ def run(form: str, x: Tensor, atoms: Tensor, k: int, coherence: float) -> Code:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--targets", type=int, default=3072)
-    parser.add_argument("--atoms", type=int, default=50_000)
-    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--targets", type=int)
+    parser.add_argument("--atoms", type=int)
+    parser.add_argument("--dim", type=int)
     parser.add_argument("--k", type=int, default=5)
     parser.add_argument("--coherence", type=float, default=0.3)
     parser.add_argument("--plain-targets", type=int)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="768 targets, one round, plain form on 256")
-    parser.add_argument("--measure", choices=("plain", "fp32", "bf16"))
+    parser.add_argument("--measure", choices=("plain", *FORMS))
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--device", help="run the fused form alone there, such as cuda")
     options = parser.parse_args()
+    shapes = (4096, 100_000, 768) if options.device else (3072, 50_000, 512)
+    for name, usual in zip(("targets", "atoms", "dim"), shapes, strict=True):
+        setattr(options, name, getattr(options, name) or usual)
+    if options.device:
+        on_device(options)
+        return
     torch.set_num_threads(1)
     if options.measure:
         measure(options.measure, options)
@@ -131,13 +145,45 @@ def main() -> None:
     compare(options)
 
 
+def on_device(options: argparse.Namespace) -> None:
+    """Seconds of the fused form on a device, and the share of them that its matrix products alone would take."""
+    device = torch.device(options.device)
+    x, atoms = (part.to(device) for part in material(options.targets, options.atoms, options.dim))
+    print(f"{device}: {len(x)} targets, {len(atoms)} atoms, {options.dim} dimensions, K {options.k}")
+    codes = {}
+    for form, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        product = options.k * _best(lambda kind=kind: _products(x.to(kind), atoms.to(kind)), device, options.rounds)
+        whole = _best(lambda form=form: codes.update({form: run(form, x, atoms, options.k, options.coherence)}), device)
+        print(f"{form}: {whole:.3f} s; {options.k} matrix products alone {product:.3f} s, {product / whole:.0%} of it")
+    compared, different = agreement(codes["bf16"], codes["fp32"])
+    print(f"{different} of {compared} comparable picks differ between the two")
+    assert not different
+
+
+def _products(x: Tensor, atoms: Tensor, chunk: int = 8192) -> None:
+    for part in atoms.split(chunk):
+        x @ part.T
+
+
+def _best(work: Callable[[], object], device: torch.device, rounds: int = 3) -> float:
+    """Least seconds on the clock, after one run to warm up."""
+    taken = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])
+
+
 def compare(options: argparse.Namespace) -> None:
     x, atoms = material(options.targets, options.atoms, options.dim)
     some = options.plain_targets or len(x)
     print(
         f"{len(x)} targets, {len(atoms)} atoms, {options.dim} dimensions, K {options.k}, coherence {options.coherence}"
     )
-    seconds: dict[str, list[float]] = {"plain": [], "fp32": [], "bf16": []}
+    seconds: dict[str, list[float]] = {form: [] for form in ("plain", *FORMS)}
     codes = {}
     for _ in range(options.rounds):  # in turns, so that a busy machine is shared fairly
         for form, taken in seconds.items():
@@ -150,13 +196,14 @@ def compare(options: argparse.Namespace) -> None:
         np.save(Path(folder, "atoms.npy"), atoms.numpy())
         extra = {form: peak_extra(form, options, Path(folder)) for form in seconds}
     print(f"plain: {whole:.1f} s ({some} targets timed), peak extra {extra['plain']:.0f} MB")
-    for form in ("fp32", "bf16"):
+    for form in FORMS:
         compared, different = agreement(codes[form], codes["plain"])
         best = min(seconds[form])
         print(
             f"{form}: {best:.1f} s, {whole / best:.1f} x; {different} of {compared} comparable picks differ; "
             f"peak extra {extra[form]:.0f} MB"
         )
+        assert not different, f"{form}: {different} picks differ where the plain form's gap is clear"
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--atoms", type=int, default=50_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--plain-targets", type=int, default=256)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "int8"), default="int8")
     parser.add_argument("--quick", action="store_true", help="256 targets, plain form on 32")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -64,7 +64,9 @@ def main() -> None:
     slow = (time.process_time() - start) * len(x) / len(some)
     print(f"plain runs: {slow:.0f} s ({len(some)} targets timed, scaled); ratio {slow / fast:.1f} x")
     counts = [agreement(found[key], code) for key, code in reference.items()]
-    print(f"{sum(d for _, d in counts)} of {sum(n for n, _ in counts)} comparable picks differ")
+    different = sum(d for _, d in counts)
+    print(f"{different} of {sum(n for n, _ in counts)} comparable picks differ")
+    assert not different, "picks differ where the plain form's gap is clear"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 A pass over the dictionary computes approximate scores chunk by chunk and keeps the maximum of every group of ``GROUP``
 atoms, never the scores. With a bound ``e`` on the error of a score, every atom among the ``n`` best lies in a group whose
 maximum is at least the n-th largest group maximum minus ``2 e``. The atoms of these groups are scored again, in float32
-and then, where float32 cannot tell, in float64. Picks therefore do not depend on precision, chunks or backend; equal
+and then, where float32 cannot tell, in float64. ``int8``
+proposes single atoms by the same reasoning (``coding_int8``), and leaves the rest to this. Picks therefore do not depend on precision, chunks or backend; equal
 scores go to the lowest index. The method is ours.
 """
 
@@ -15,17 +16,19 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from runner.nodes.sith import coding_int8
 from runner.nodes.sith.coding_rows import Rows
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
 Backend = Literal["gemm", "faiss"]
 
 GROUP = 4
 _TARGETS = 1024  # queries scored together, so that a block of scores stays small
-_GATHERED = 1 << 23  # values of gathered rows held at once
+_GATHERED = 1 << 18  # values of gathered rows held at once: what stays in the cache
 _CROWDED = 1 / 8  # share of all groups beyond which bfloat16 has told too little
 _ROUNDOFF = {"bf16": 2.0**-8, "fp32": 2.0**-24}
 _LISTED = 1 << 21  # candidates listed at once
+_WORTH = 64  # queries from which on it pays to round the atoms to int8
 
 
 class Top(NamedTuple):
@@ -54,6 +57,7 @@ class Search:
         self.chunk = max(GROUP, min(chunk, atoms.shape[0]) // GROUP * GROUP)
         self.index = _faiss_index(atoms, self.chunk) if backend == "faiss" else None
         self._sizes: tuple[float, float] | None = None
+        self._int8: coding_int8.Int8 | None = None
 
     def top(self, queries: Tensor, count: int, banned: Tensor | None = None) -> Top:
         """The ``count`` best atoms of each query float64 [B, d] that are not in ``banned`` int64 [B, n] (-1 = nothing)."""
@@ -65,9 +69,20 @@ class Search:
         self._fill_zero(found, torch.nonzero(zero)[:, 0], queries, count, banned)
         if self.index is not None:
             rows = rows[self._proposed(found, rows, queries, count, banned)]
-        for precision in dict.fromkeys((self.precision, "fp32")):
+        for precision in dict.fromkeys((self._proposing(len(rows)), "fp32")):
             rows = self._passed(found, rows, queries, count, banned, precision)
         return found
+
+    def _proposing(self, asked: int) -> Precision:
+        """What proposes: int8 only where the machine has it and there are queries enough; bfloat16 in its place."""
+        if self.precision != "int8" or self._int8 is not None:
+            return self.precision
+        if not coding_int8.available(self.atoms.device):
+            return "bf16"
+        if asked < _WORTH:
+            return "fp32"
+        self._int8 = coding_int8.Int8(self.atoms, self.chunk, absolute=self.absolute)
+        return "int8"
 
     def _passed(
         self, found: Top, rows: Tensor, queries: Tensor, count: int, banned: Tensor, precision: Precision
@@ -75,6 +90,8 @@ class Search:
         """Fill the rows of ``found`` by one pass; gives those that bfloat16 leaves too many atoms for."""
         if not len(rows):
             return rows
+        if precision == "int8":
+            return self._passed_int8(found, rows, queries, count, banned)
         maxima = self._group_maxima(queries[rows], banned[rows], precision)
         floor = self._floor(maxima, queries[rows], count, precision)
         limit = max(4 * count, _CROWDED * maxima.shape[1]) if precision != "fp32" else torch.inf
@@ -84,7 +101,19 @@ class Search:
             counts = torch.bincount(which, minlength=len(floor[some]))
             crowded[some] = counts > limit
             kept = ~crowded[some][which]
-            self._settle(found, rows[some], queries, banned, which[kept], groups[kept])
+            which, members = which[kept], self._members(groups[kept])
+            members = torch.where(_is_banned(members, banned[rows[some]][which]), -1, members)
+            self._settle(found, rows[some], queries, which, members)
+        return rows[crowded]
+
+    def _passed_int8(self, found: Top, rows: Tensor, queries: Tensor, count: int, banned: Tensor) -> Tensor:
+        """As ``_passed``, by 8-bit proposals."""
+        assert self._int8 is not None
+        which, atoms = self._int8.candidates(queries[rows], count, banned[rows])
+        counts = torch.bincount(which, minlength=len(rows))
+        crowded = counts > max(4 * GROUP * count, _CROWDED * self.atoms.shape[0])
+        kept = ~crowded[which]
+        self._settle(found, rows, queries, which[kept], atoms[kept][:, None])
         return rows[crowded]
 
     def _floor(self, maxima: Tensor, queries: Tensor, count: int, precision: Precision) -> Tensor:
@@ -148,21 +177,18 @@ class Search:
             self._sizes = largest * (1 + 1e-6), lost * (1 + 1e-6)
         return self._sizes
 
-    def _settle(self, found: Top, rows: Tensor, queries: Tensor, banned: Tensor, which: Tensor, groups: Tensor) -> None:
-        """Keep the best atoms of each row, among the groups that are paired with it (``which``: place in ``rows``)."""
+    def _settle(self, found: Top, rows: Tensor, queries: Tensor, which: Tensor, members: Tensor) -> None:
+        """Keep the best atoms of each row, among ``members`` [P, g] (-1 = none) of pairs with rows (``which``, in order)."""
         if not len(which):
             return
-        if len(which) * GROUP > _LISTED and len(rows) > 1:
+        if len(which) * members.shape[1] > _LISTED and len(rows) > 1:
             half = len(rows) // 2
             low = which < half
-            self._settle(found, rows[:half], queries, banned, which[low], groups[low])
-            self._settle(found, rows[half:], queries, banned, which[~low] - half, groups[~low])
+            self._settle(found, rows[:half], queries, which[low], members[low])
+            self._settle(found, rows[half:], queries, which[~low] - half, members[~low])
             return
-        members = self._members(groups)
-        members = torch.where(_is_banned(members, banned[rows[which]]), -1, members)
         count = found.scores.shape[1]
-        asked = queries[rows].float()
-        rough = self._products(asked, which, members)
+        rough = self._products(queries[rows].float(), which, members)
         candidates, scores = _padded(which, members, len(rows), -1), _padded(which, rough, len(rows), -torch.inf)
         if candidates.shape[1] > count:
             kth = scores.topk(count, dim=1).values[:, -1:].double()

@@ -24,6 +24,7 @@ from runner.nodes.sith.coding import (
     sweep,
     top_k,
 )
+from runner.nodes.sith.coding_int8 import available
 from runner.nodes.sith.coding_rows import Rows
 from runner.nodes.sith.coding_search import Precision, stretches
 from runner.nodes.sith.dictionary import UnitRows, centred_rows
@@ -235,10 +236,12 @@ def asked_of(
 
 
 def precision_for(device: str, asked: str) -> Precision:
-    """``auto``: bfloat16 where the processor multiplies it faster than float32. What is found is the same."""
+    """``auto``: the fastest products that the processor has, int8, bfloat16 or float32. What is found is the same."""
     if asked in ("fp32", "bf16"):
         return "bf16" if asked == "bf16" else "fp32"
     if device != "cpu":
         return "bf16"
+    if available(torch.device(device)):
+        return "int8"
     capable = torch.cpu.get_capabilities()
     return "bf16" if capable.get("avx512_bf16") or capable.get("amx_bf16") else "fp32"
