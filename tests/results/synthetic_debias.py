@@ -16,9 +16,12 @@ FOLDS, N = 3, 40
 
 
 def store_debias(store, twist=lambda text: text, run_id=RUN, thumbnails=True, clusters=None):
-    """Put them into a results file."""
+    """Put them into a results file; with ``clusters`` only what tells of them."""
     store.replace_run(_run(twist, run_id))
+    told = {"scored", "compared"} if clusters is not None else {*steps()}
     for step, tables in steps(twist, thumbnails, clusters).items():
+        if step not in told:
+            continue
         store.replace_step(run_id, "", step, {name: arrow_table(name, rows) for name, rows in tables.items()})
 
 

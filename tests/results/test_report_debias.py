@@ -63,7 +63,7 @@ def test_groups_pool_the_halves_and_mark_the_worst(store):
 )  # fmt: skip
 def test_a_change_is_for_the_better_only_beyond_chance(metric, difference, low, high, better):
     row = {"variant": "", "step": "c", "dataset": "d", "attribute": "a", "first": "x", "second": "y", "metric": metric,
-           "difference": difference, "ci_low": low, "ci_high": high, "n": 5}  # fmt: skip
+           "difference": difference, "ci_low": low, "ci_high": high, "n": 5, "clusters": None}  # fmt: skip
     assert next(pairs([row]))["metrics"][metric]["better"] is better
 
 

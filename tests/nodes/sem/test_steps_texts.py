@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -210,6 +211,14 @@ def test_templates_average_the_query_wherever_it_stands(ctx, clip, sae):
         ctx, clip=clip, prompts=bird_prompts(), sae=sae, methods=methods("vanilla"), templates=["{}.", "a sketch: {}"]
     )
     raw = [clip.raw_texts([f"{query}.", f"a sketch: {query}"]).mean(0) for query in BIRDS]
+    np.testing.assert_allclose(made.vectors["vanilla"], unit(np.array(raw)), atol=1e-5)
+
+
+def test_imagenet_stands_for_the_templates_of_open_clip(ctx, clip):
+    made = texts(ctx, clip=clip, prompts=bird_prompts(), methods=methods("vanilla"), templates="imagenet")
+    filled = [[fill(query) for fill in open_clip.OPENAI_IMAGENET_TEMPLATES] for query in BIRDS]
+    assert [len(set(each)) for each in filled] == [80, 80]
+    raw = [clip.raw_texts(each).mean(0) for each in filled]
     np.testing.assert_allclose(made.vectors["vanilla"], unit(np.array(raw)), atol=1e-5)
 
 
