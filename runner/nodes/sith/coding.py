@@ -24,7 +24,8 @@ from runner.nodes.sith.coding_search import Backend, Precision, Search, Top, str
 from runner.nodes.sith.nnls import nnls, solve_on
 
 _RIDGE = 1e-8  # far below the lasso's tolerance, far above what ``nnls`` takes for dependent
-_GATHERED = 1 << 23  # values of gathered atoms held at once
+_GATHERED = 1 << 18  # values of gathered atoms held at once: 2 MB, which stay in the cache
+_FITTED = 1 << 20  # values of Gram matrices fitted at once
 
 
 class Code(NamedTuple):
@@ -338,15 +339,16 @@ def _refit(targets: Tensor, rows: Rows, picked: _Picked, residual: Tensor, step:
     """Let the newest atom in, fit all picked atoms anew, and put what is left into ``residual``."""
     count = step + 1
     for some, held in _gathered(rows, picked.support[:, :count]):
-        x, newest = targets[some].double(), held[:, -1]
+        newest = held[:, -1]
         column = torch.bmm(held, newest[:, :, None])[:, :, 0]
         picked.gram[some, step, :count] = column
         picked.gram[some, :count, step] = column
-        picked.rhs[some, step] = (x * newest).sum(1)
+        picked.rhs[some, step] = (targets[some].double() * newest).sum(1)
+    for some in stretches(len(targets), max(1, _FITTED // count**2)):
         gram, rhs = picked.gram[some, :count, :count], picked.rhs[some, :count]
         a = _least_squares(gram, rhs) if signed else nnls(gram, rhs, picked.coefficients[some, :count])
         picked.coefficients[some, :count] = a
-        residual[some] = x - torch.bmm(a[:, None, :], held)[:, 0]
+    residual.copy_(_residual(targets, rows, picked, slice(None), count))
 
 
 def _least_squares(gram: Tensor, rhs: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ and atoms whose score cannot reach the n-th best lower bound are left out. The m
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -58,18 +59,26 @@ class Int8:
             if atoms.shape[0] * atoms.shape[1] <= _HELD:
                 self._held[start] = self._rounded(start, rows)
 
-    def candidates(self, queries: Tensor, count: int, banned: Tensor) -> tuple[Tensor, Tensor]:
+    def candidates(
+        self, queries: Tensor, count: int, banned: Tensor, lower: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Pairs (row, atom) int64, by row, among which are the ``count`` best atoms of each query float64 [B, d].
 
-        ``banned`` int64 [B, n]: atoms that are out of the question.
+        ``banned`` int64 [B, n]: atoms that are out of the question. ``lower``: close lower bounds float64 of the scores of
+        atoms [B, c] (-1 = none: -inf); asked for a few atoms of each query, they halve what the others may lack.
         """
         block = max(64, _BLOCK // self.chunk)
         parts = [
             _Proposals(self, queries[start : start + block], count, banned[start : start + block]).pairs()
             for start in range(0, len(queries), block)
         ]
-        rows = torch.cat([pair[0] + number * block for number, pair in enumerate(parts)])
-        return rows, torch.cat([pair[1] for pair in parts])
+        rows = torch.cat([part[0] + number * block for number, part in enumerate(parts)])
+        atoms, upper = (torch.cat([part[i] for part in parts]) for i in (1, 2))
+        if lower is None or not len(rows):
+            return rows, atoms
+        floor = lower(_largest(rows, atoms, len(queries), count + 2)).topk(count, dim=1).values[:, -1]
+        near = upper >= floor[rows]
+        return rows[near], atoms[near]
 
     def chunks(self) -> list[int]:
         """Where chunks start."""
@@ -104,13 +113,15 @@ class _Proposals:
         self.missed = ((turned - whole * self.scale).double().norm(dim=1) + turning) * index.largest * (1 + 1e-6)
         self.bound = queries.new_full((len(queries), count), -torch.inf)
 
-    def pairs(self) -> tuple[Tensor, Tensor]:
+    def pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Pairs (row, atom), by row and then best first, and the most that each may score."""
         found = [self._chunk(self.index.at(start)) for start in self.index.chunks()]
         rows, atoms, upper = (torch.cat(part) for part in zip(*found, strict=True))
         near = upper >= self.bound[:, -1][rows]
-        rows, atoms = rows[near], atoms[near]
-        order = rows.argsort(stable=True)
-        return rows[order], atoms[order]
+        rows, atoms, upper = rows[near], atoms[near], upper[near]
+        order = upper.argsort(descending=True)
+        order = order[rows[order].argsort(stable=True)]
+        return rows[order], atoms[order], upper[order]
 
     def _chunk(self, chunk: _Chunk) -> tuple[Tensor, Tensor, Tensor]:
         """Pairs (row, atom) that may be among the best so far, and the most that each may score."""
@@ -159,6 +170,16 @@ def _hartley(size: int) -> Tensor:
     steps = torch.arange(size, dtype=torch.float64)
     angle = 2 * math.pi * (steps[:, None] * steps % size) / size
     return ((angle.cos() + angle.sin()) / math.sqrt(size)).float()
+
+
+def _largest(rows: Tensor, atoms: Tensor, total: int, count: int) -> Tensor:
+    """The first ``count`` atoms of each row of pairs sorted by row, [total, count]; -1 where there are fewer."""
+    counts = torch.bincount(rows, minlength=total)
+    place = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+    first = torch.full((total, count), -1)
+    early = place < count
+    first[rows[early], place[early]] = atoms[early]
+    return first
 
 
 def _ban(scores: Tensor, places: Tensor) -> None:

@@ -3,9 +3,8 @@
 A pass over the dictionary computes approximate scores chunk by chunk and keeps the maximum of every group of ``GROUP``
 atoms, never the scores. With a bound ``e`` on the error of a score, every atom among the ``n`` best lies in a group whose
 maximum is at least the n-th largest group maximum minus ``2 e``. The atoms of these groups are scored again, in float32
-and then, where float32 cannot tell, in float64. ``int8``
-proposes single atoms by the same reasoning (``coding_int8``), and leaves the rest to this. Picks therefore do not depend on precision, chunks or backend; equal
-scores go to the lowest index. The method is ours.
+and then, where float32 cannot tell, in float64. ``int8`` proposes single atoms by the same reasoning (``coding_int8``).
+Picks therefore do not depend on precision, chunks or backend; equal scores go to the lowest index. The method is ours.
 """
 
 from __future__ import annotations
@@ -109,7 +108,16 @@ class Search:
     def _passed_int8(self, found: Top, rows: Tensor, queries: Tensor, count: int, banned: Tensor) -> Tensor:
         """As ``_passed``, by 8-bit proposals."""
         assert self._int8 is not None
-        which, atoms = self._int8.candidates(queries[rows], count, banned[rows])
+        asked = queries[rows].float()
+        error = self._error(queries[rows], "fp32")
+
+        def lower(candidates: Tensor) -> Tensor:
+            which, column = torch.nonzero(candidates >= 0, as_tuple=True)
+            scores = asked.new_full(candidates.shape, -torch.inf)
+            scores[which, column] = self._products(asked, which, candidates[which, column][:, None])[:, 0]
+            return scores.double() - error[:, None]
+
+        which, atoms = self._int8.candidates(queries[rows], count, banned[rows], lower)
         counts = torch.bincount(which, minlength=len(rows))
         crowded = counts > max(4 * GROUP * count, _CROWDED * self.atoms.shape[0])
         kept = ~crowded[which]
