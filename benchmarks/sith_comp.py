@@ -31,7 +31,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from runner.nodes.sith.coding import Code, comp
+from runner.nodes.sith.coding import comp
+from runner.nodes.sith.coding_picked import Code
 
 PLAIN_BATCH = 256
 FORMS = ("fp32", "bf16", "int8")

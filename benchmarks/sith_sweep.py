@@ -16,7 +16,8 @@ import torch
 from sith_comp import agreement, material, plain
 from torch import Tensor
 
-from runner.nodes.sith.coding import Code, Settings, sweep
+from runner.nodes.sith.coding import sweep
+from runner.nodes.sith.coding_picked import Code, Settings
 from runner.nodes.sith.nnls import nnls
 
 KS = (5, 10, 20, 50)

@@ -104,7 +104,7 @@ def explain(
 ) -> HeadConcepts:
     """Explain singular vectors by sparse non-negative sums of concepts."""
     from results.tables import arrow_table
-    from runner.nodes.sith.coding import Settings
+    from runner.nodes.sith.coding_picked import Settings
     from runner.nodes.sith.dictionary_making import read_dictionary
     from runner.nodes.sith.explaining import asked_of, explained, precision_for, settings_of
 
@@ -135,7 +135,7 @@ def ground(
     """Retrieve the pictures that each direction points at; with `concepts` and their `dictionary`, say how these fit."""
     from results.tables import arrow_table
     from runner.errors import StepError
-    from runner.nodes.sith.coding import Settings
+    from runner.nodes.sith.coding_picked import Settings
     from runner.nodes.sith.dictionary_making import check_identity, read_dictionary
     from runner.nodes.sith.explaining import asked_of, targets_of
     from runner.nodes.sith.grounding import grounding_rows
@@ -164,7 +164,7 @@ def splice(
 ) -> SpliceCodes:
     """Write image embeddings as sparse non-negative sums of concepts (SpLiCE). The image mean is that of `features`."""
     from results.tables import arrow_table
-    from runner.nodes.sith.coding import Settings
+    from runner.nodes.sith.coding_picked import Settings
     from runner.nodes.sith.dictionary_making import read_dictionary
     from runner.nodes.sith.explaining import precision_for
     from runner.nodes.sith.explaining_images import splice_rows

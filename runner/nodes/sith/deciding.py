@@ -16,9 +16,9 @@ from runner.artifacts import ConceptDictionary, EditedClip, HeadConcepts, HeadDi
 from runner.context import StepContext
 from runner.errors import DataError
 from runner.models.base import ClipModel
-from runner.nodes.sith.atoms import UnitLines, centred_lines, unit_lines
 from runner.nodes.sith.checkpoint import write_checkpoint
 from runner.nodes.sith.coding import comp
+from runner.nodes.sith.dictionary import UnitRows, centred_of, unit_of
 from runner.nodes.sith.dictionary_making import Dictionary, read_dictionary
 from runner.nodes.sith.edit import PRESETS, UNSCORED, Rule, keep_top, task_multipliers, task_relevance
 from runner.nodes.sith.editing import Decision, Place, apply_decision, check_editable, decide, put_right_vectors
@@ -187,7 +187,7 @@ def task_concepts(clip: ClipModel, dictionary: Dictionary, task: Any) -> Tensor:
         raise DataError(
             f"class_k is {task.class_k}, and the dictionary has {len(kept)} concepts beside the class names"
         )
-    code = comp(targets, UnitLines(dictionary, kept), task.class_k, task.coherence)
+    code = comp(targets, UnitRows(dictionary.raw, dictionary.centring, kept), task.class_k, task.coherence)
     return kept[torch.unique(code.support[code.coefficients > 0])]
 
 
@@ -209,7 +209,7 @@ def _compact(
     """The same with only those rows of the dictionary in memory that codes or the task use."""
     used = torch.unique(torch.cat([support.clamp_min(0).flatten(), task]))
     place = torch.searchsorted(used, support.clamp_min(0))
-    return place, coefficients, unit_lines(dictionary, used), torch.searchsorted(used, task)
+    return place, coefficients, unit_of(dictionary.raw, dictionary.centring, used), torch.searchsorted(used, task)
 
 
 # --- the reconstruction test -------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def _reconstructed(
     places = list(codes.active)
     support, coefficients = code_arrays(codes, places)
     used = torch.unique(support.clamp_min(0))
-    rows = centred_lines(dictionary, used)[torch.searchsorted(used, support.clamp_min(0))]
+    rows = centred_of(dictionary.raw, dictionary.centring, used)[torch.searchsorted(used, support.clamp_min(0))]
     joint = (coefficients[..., None] * rows).sum(1)
     proj, mu = (torch.from_numpy(directions.arrays[name].copy()) for name in ("proj", "mu"))
     right = torch.zeros(*grid.shape, proj.shape[0])

@@ -58,20 +58,43 @@ class CentredRows:
         return self._of(self.centring.kept[index])
 
     def _of(self, which: Tensor | slice) -> Tensor:
-        norms, _, centred = self.centring.norms[which], self.centring.mean, self.centring.centred_norms[which]
-        return (self.raw[which].float() / norms[..., None] - self.centring.mean) / centred[..., None]
+        return centred_of(self.raw, self.centring, which)
 
 
 class UnitRows:
-    """Rows [M', d] of a dictionary by index into the kept ones, of unit norm, not centred."""
+    """Rows [T, d] of a dictionary, of unit norm, not centred: the kept ones, or those that ``which`` int64 [T] names."""
 
-    def __init__(self, raw: Tensor, centring: Centring) -> None:
+    def __init__(self, raw: Tensor, centring: Centring, which: Tensor | None = None) -> None:
         self.raw, self.centring = raw, centring
+        self.which = centring.kept if which is None else which
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(T, d)."""
+        return len(self.which), self.raw.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """That of the raw rows."""
+        return self.raw.device
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """A stretch of rows."""
+        return unit_of(self.raw, self.centring, self.which[start:stop])
 
     def take(self, index: Tensor) -> Tensor:
         """Rows by index of any shape."""
-        which = self.centring.kept[index]
-        return self.raw[which].float() / self.centring.norms[which][..., None]
+        return unit_of(self.raw, self.centring, self.which[index])
+
+
+def unit_of(raw: Tensor, centring: Centring, which: Tensor | slice) -> Tensor:
+    """Raw rows (..., d) by index (...) into all of them, of unit norm, not centred."""
+    return raw[which].float() / centring.norms[which][..., None]
+
+
+def centred_of(raw: Tensor, centring: Centring, which: Tensor | slice) -> Tensor:
+    """Raw rows (..., d) by index (...) into all of them, centred: of unit norm, less the mean, of unit norm again."""
+    return (unit_of(raw, centring, which) - centring.mean) / centring.centred_norms[which][..., None]
 
 
 def centre(embeddings: Tensor, chunk: int = 16384) -> Centring:

@@ -14,10 +14,6 @@ from runner.artifacts import HeadDirections
 from runner.context import StepContext
 from runner.errors import DataError, StepError
 from runner.nodes.sith.coding import (
-    Code,
-    Settings,
-    lasso,
-    matching_pursuit,
     nested,
     omp,
     reconstruct,
@@ -25,6 +21,8 @@ from runner.nodes.sith.coding import (
     top_k,
 )
 from runner.nodes.sith.coding_int8 import available
+from runner.nodes.sith.coding_picked import Code, Settings
+from runner.nodes.sith.coding_relaxed import lasso, matching_pursuit
 from runner.nodes.sith.coding_rows import Rows
 from runner.nodes.sith.coding_search import Precision, stretches
 from runner.nodes.sith.dictionary import UnitRows, centred_rows

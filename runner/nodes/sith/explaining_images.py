@@ -18,7 +18,9 @@ from runner.data.sources import open_sources
 from runner.errors import DataError
 from runner.models.base import ClipModel
 from runner.nodes.embedding import ImageTower, embed
-from runner.nodes.sith.coding import Code, Settings, lasso, reconstruct
+from runner.nodes.sith.coding import reconstruct
+from runner.nodes.sith.coding_picked import Code, Settings
+from runner.nodes.sith.coding_relaxed import lasso
 from runner.nodes.sith.coding_search import stretches
 from runner.nodes.sith.dictionary import UnitRows, centred_rows
 from runner.nodes.sith.dictionary_making import Dictionary

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from runner.nodes.sith.coding import Code
+from runner.nodes.sith.coding_picked import Code
 from runner.nodes.sith.coding_search import stretches
 from runner.nodes.sith.weights import unit
 

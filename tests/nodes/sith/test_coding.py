@@ -8,10 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls as scipy_nnls
 
 from runner.nodes.sith.coding import (
-    Settings,
     comp,
-    lasso,
-    matching_pursuit,
     nested,
     nnomp,
     omp,
@@ -19,6 +16,8 @@ from runner.nodes.sith.coding import (
     sweep,
     top_k,
 )
+from runner.nodes.sith.coding_picked import Settings
+from runner.nodes.sith.coding_relaxed import lasso, matching_pursuit
 
 UNIT = torch.nn.functional.normalize
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.nodes.sith import coding_int8
-from runner.nodes.sith.coding import Settings, comp, omp
+from runner.nodes.sith.coding import comp, omp
+from runner.nodes.sith.coding_picked import Settings
 from runner.nodes.sith.coding_rows import TensorRows
 
 pytestmark = pytest.mark.skipif(

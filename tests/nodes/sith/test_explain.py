@@ -15,7 +15,8 @@ from runner.artifacts import Datasets, ImageFeatures
 from runner.context import local_context
 from runner.data.sources import open_source
 from runner.errors import DataError, StepError
-from runner.nodes.sith.coding import comp, lasso
+from runner.nodes.sith.coding import comp
+from runner.nodes.sith.coding_relaxed import lasso
 from runner.nodes.sith.concept_steps import dictionary, explain, ground, splice, textspan
 from runner.nodes.sith.dictionary_specs import ConceptList
 from runner.nodes.sith.splice import admm
