@@ -52,6 +52,7 @@ class Int8:
         self.chunk = max(GROUP, min(chunk, _CHUNK, atoms.shape[0]))
         self.spread = _Spread(atoms.shape[1])
         self.largest = 0.0
+        self._recent: Tensor | None = None
         self._held: dict[int, _Chunk] = {}
         for start in range(0, atoms.shape[0], self.chunk):
             rows = atoms.rows(start, min(start + self.chunk, atoms.shape[0]))
@@ -67,17 +68,24 @@ class Int8:
         ``banned`` int64 [B, n]: atoms that are out of the question. ``lower``: close lower bounds float64 of the scores of
         atoms [B, c] (-1 = none: -inf); asked for a few atoms of each query, they halve what the others may lack.
         """
+        known = queries.new_full((len(queries),), -torch.inf)
+        if lower is not None and self._recent is not None and self._recent.shape[0] == len(queries):
+            # What was near the last queries is often near these: a bound from it spares most of the rest a look.
+            hints = self._recent.masked_fill((self._recent[:, :, None] == banned[:, None, :]).any(2), -1)
+            known = _nth(lower(hints), count)
         block = max(64, _BLOCK // self.chunk)
         parts = [
-            _Proposals(self, queries[start : start + block], count, banned[start : start + block]).pairs()
+            _Proposals(
+                self, queries[start : start + block], count, banned[start : start + block], known[start : start + block]
+            ).pairs()
             for start in range(0, len(queries), block)
         ]
         rows = torch.cat([part[0] + number * block for number, part in enumerate(parts)])
         atoms, upper = (torch.cat([part[i] for part in parts]) for i in (1, 2))
         if lower is None or not len(rows):
             return rows, atoms
-        floor = lower(_largest(rows, atoms, len(queries), count + 2)).topk(count, dim=1).values[:, -1]
-        near = upper >= floor[rows]
+        self._recent = _largest(rows, atoms, len(queries), count + 6)
+        near = upper >= _nth(lower(self._recent), count)[rows]
         return rows[near], atoms[near]
 
     def chunks(self) -> list[int]:
@@ -99,10 +107,11 @@ class Int8:
 
 
 class _Proposals:
-    """One block of queries on its way through the chunks; ``bound`` [B, n]: the best lower bounds of scores so far."""
+    """One block of queries on its way through the chunks; ``bound`` [B, n]: the best lower bounds of scores so far,
+    ``known`` [B]: what the n-th best atom is known to score at least."""
 
-    def __init__(self, index: Int8, queries: Tensor, count: int, banned: Tensor) -> None:
-        self.index, self.count, self.banned = index, count, banned
+    def __init__(self, index: Int8, queries: Tensor, count: int, banned: Tensor, known: Tensor) -> None:
+        self.index, self.count, self.banned, self.known = index, count, banned, known
         turned = index.spread(queries.float())
         self.scale = turned.abs().amax(1, keepdim=True).clamp_min(1e-30) / 127
         whole = (turned / self.scale).round_()
@@ -117,7 +126,7 @@ class _Proposals:
         """Pairs (row, atom), by row and then best first, and the most that each may score."""
         found = [self._chunk(self.index.at(start)) for start in self.index.chunks()]
         rows, atoms, upper = (torch.cat(part) for part in zip(*found, strict=True))
-        near = upper >= self.bound[:, -1][rows]
+        near = upper >= self._least()[rows]
         rows, atoms, upper = rows[near], atoms[near], upper[near]
         order = upper.argsort(descending=True)
         order = order[rows[order].argsort(stable=True)]
@@ -136,12 +145,16 @@ class _Proposals:
         unit = self.scale[:, 0].double() * chunk.scale
         error = self.missed + self.kept * chunk.lost
         self._raise(maxima, unit, error)
-        floor = ((self.bound[:, -1] - error) / unit - 1).clamp(_LEAST + 1, -_LEAST - 1).to(torch.int32)
+        floor = ((self._least() - error) / unit - 1).clamp(_LEAST + 1, -_LEAST - 1).to(torch.int32)
         row, group = torch.nonzero(maxima >= floor[:, None], as_tuple=True)
         members = grouped.permute(0, 2, 1)[row, group]
         pair, place = torch.nonzero(members >= floor[row, None], as_tuple=True)
         row, atom = row[pair], place * maxima.shape[1] + group[pair]
         return row, atom + chunk.start, members[pair, place] * unit[row] + error[row]
+
+    def _least(self) -> Tensor:
+        """What the n-th best atom scores at least, [B]."""
+        return torch.maximum(self.bound[:, -1], self.known)
 
     def _raise(self, maxima: Tensor, unit: Tensor, error: Tensor) -> None:
         """Better lower bounds from the largest scores of groups, which belong to different atoms."""
@@ -180,6 +193,13 @@ def _largest(rows: Tensor, atoms: Tensor, total: int, count: int) -> Tensor:
     early = place < count
     first[rows[early], place[early]] = atoms[early]
     return first
+
+
+def _nth(lower: Tensor, count: int) -> Tensor:
+    """The ``count``-th largest of lower bounds [B, c] of different atoms, [B]; -inf where there are fewer."""
+    if lower.shape[1] < count:
+        return lower.new_full((len(lower),), -torch.inf)
+    return lower.topk(count, dim=1).values[:, -1]
 
 
 def _ban(scores: Tensor, places: Tensor) -> None:
