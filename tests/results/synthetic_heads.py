@@ -5,7 +5,7 @@
 
 import random
 
-from synthetic_audit import CREATED, audit
+from synthetic_audit import CREATED, audit, picture
 
 from results.tables import arrow_table
 
@@ -27,6 +27,9 @@ def heads(twist=lambda text: text, run_id=RUN):
         },
         "told": {"sith_code": codes, "sith_concept": [row for code in codes for row in _concepts(twist, code)]},
         "judged": {"sith_judgement": [_judgement(twist, place) for place in places]},
+        "images": {"dataset_image": [_image(twist, i) for i in range(3)]},
+        "shown": {"sith_grounding": [_shown(twist, place, i) for place in places for i in range(3)]},
+        "effects": {"sith_effect": [row for place in places for row in _effect(twist, place)]},
         "edited": {"sith_edit": [_edit(twist, place) for place in places]},
     }
 
@@ -96,8 +99,29 @@ def _edit(t, place):
             "sigma_new": multiplier * sigma(place), "reason": t("score 4: removed")}  # fmt: skip
 
 
+def _image(t, i):
+    return {"dataset": t("birds"), "split": "test", "sample_id": t(f"{i}"), "source_id": t("birds"), "uri": t(f"{i}.png"), "target": t("duck"),
+            "class_index": 0, "thumbnail": picture(f"head{i}", True)}  # fmt: skip
+
+
+def _shown(t, place, i):
+    layer, head, sv = place
+    return {"layer": layer, "head": head, "sv": sv, "side": "right", "rank": i, "dataset": t("birds"), "sample_id": t(f"{i}"),
+            "source_id": t("birds"), "uri": t(f"{i}.png"), "score": 0.5 - 0.1 * i, "concept_score": None}  # fmt: skip
+
+
+def _effect(t, place):
+    layer, head, sv = place
+    rank = (layer - LAYERS[0]) * HEADS * RANK + head * RANK + sv
+    for value, against, sign in (("water", "land", 1), ("land", "water", -1)):
+        yield {"model": t("small clip"), "attribute": t("place"), "value": t(value), "against": t(against), "evidence": "activations",
+               "margin": None, "n_value": 10, "n_against": 11, "layer": layer, "head": head, "sv": sv, "side": "right", "cosine": 0.1,
+               "sigma": sigma(place), "effect": sign / (1 + rank), "share": 0.1, "rank": rank}  # fmt: skip
+
+
 def _run(t, run_id):
-    uses = {"parts": "sith.decompose", "told": "sith.explain", "judged": "sith.judge", "edited": "sith.edit"}
+    uses = {"parts": "sith.decompose", "told": "sith.explain", "judged": "sith.judge", "edited": "sith.edit",
+            "images": "datasets.compose", "shown": "sith.ground", "effects": "sith.attribute_effect"}  # fmt: skip
     run = audit(t, run_id=run_id).run
     run["run"] |= {"name": t("heads"), "description": t("What do the heads write?"), "status": "finished"}
     run["variants"] = [{"variant": "", "step": "", "params": {}}]

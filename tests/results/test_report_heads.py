@@ -61,9 +61,22 @@ def test_the_page_shows_lists_spectra_judges_and_edits(store):
         assert f"Layer {layer}" in text
     assert "What the heads write" in text and any(word in text for word in WORDS)
     assert page.count("<svg") == len(LAYERS)
-    assert "layer 4, head 0, 0" in text and "layer 4, head 0, 2" not in text  # unchanged directions are not edits
+    edits = text[text.index("directions changed") :]
+    assert "layer 4, head 0, 0" in edits and "layer 4, head 0, 2" not in edits  # unchanged directions are not edits
     assert f"{2 * len(LAYERS) * HEADS} directions changed" in text
     assert "no concept" in text
+
+
+def test_the_page_shows_effects_once_and_pictures_along_the_strongest_directions(store):
+    page = render(store, RUN)
+    text = Outline(page).text
+    assert "place: land against water" in text and "water against land" not in text  # its mirror image
+    assert "+1" in text and "-1" not in text.partition("Pictures along")[0].partition("carry an attribute")[2].replace(
+        "layer", ""
+    )
+    assert page.count("data:image/jpeg") == 12 * 3
+    strongest = text.partition("whether what the words say")[2]
+    assert strongest.index("Layer 5, head 1, direction 0") < strongest.index("Layer 5, head 1, direction 1")
 
 
 def test_the_code_with_coherence_and_the_smallest_list_is_shown(store):
