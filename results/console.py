@@ -34,15 +34,29 @@ WORDS = {
 
 
 def verdict_table(store: ResultsStore, run_id: str) -> RenderableType | None:
-    """The audit's groups as a table, worst first within each attribute; None where the run holds no audit."""
-    rows = store.query(VERDICTS, {"run": run_id}).to_pylist()
-    if not rows:
-        return None
+    """The groups of each assessment as a table, worst first within each attribute; None where the run holds no audit."""
+    from rich.console import Group
+
+    steps = _by_step(store.query(VERDICTS, {"run": run_id}).to_pylist())
+    tables = [_verdicts(rows, step if len(steps) > 1 else None) for step, rows in steps.items()]
+    return Group(*tables) if tables else None
+
+
+def _by_step(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Assessments, or comparisons, in the order of their steps' names."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: str(row["step"])):
+        found.setdefault(row["step"], []).append(row)
+    return found
+
+
+def _verdicts(rows: list[dict[str, Any]], step: str | None) -> RenderableType:
     from rich.table import Table
 
     truth = any(row["agreement"] is not None for row in rows)
     by_rounds = [row["stopped"] is not None for row in rows]
-    table = Table(title="Where the classifier is better or worse", title_justify="left", pad_edge=False)
+    title = "Where the classifier is better or worse" + (f": {safe(step)}" if step else "")
+    table = Table(title=title, title_justify="left", pad_edge=False)
     for name in ("target", "attribute", "value"):
         table.add_column(name, overflow="fold")
     gap = "gaps excluded above" if all(by_rounds) else "gap seen from" + " / excluded above" * any(by_rounds)
@@ -61,12 +75,16 @@ def verdict_table(store: ResultsStore, run_id: str) -> RenderableType | None:
 
 def comparison_table(store: ResultsStore, run_id: str) -> RenderableType | None:
     """Two classifiers side by side on the same pictures; None where the run compares none."""
-    rows = store.query(COMPARISONS, {"run": run_id}).to_pylist()
-    if not rows:
-        return None
+    from rich.console import Group
+
+    steps = _by_step(store.query(COMPARISONS, {"run": run_id}).to_pylist())
+    return Group(*map(_comparison, steps.values())) if steps else None
+
+
+def _comparison(rows: list[dict[str, Any]]) -> RenderableType:
     from rich.table import Table
 
-    first, second = _safe(rows[0]["first"]), _safe(rows[0]["second"])
+    first, second = safe(rows[0]["first"]), safe(rows[0]["second"])
     table = Table(title=f"{second} against {first}, on the same pictures", title_justify="left", pad_edge=False)
     for name in ("target", "attribute", "value"):
         table.add_column(name, overflow="fold")
@@ -79,13 +97,13 @@ def comparison_table(store: ResultsStore, run_id: str) -> RenderableType | None:
         figures = [str(row["n"]), _percent(row["acc_first"]), _percent(row["acc_second"]), _points(row["difference"])]
         figures += [_interval(row["low"], row["high"], signed=True), _number(row["q_bh"])]
         style = {"worse": "bold red", "better": "bold green"}.get(row["verdict"], "dim")
-        table.add_row(*map(_safe, names), *figures, WORDS.get(row["verdict"], row["verdict"]), style=style)
+        table.add_row(*map(safe, names), *figures, WORDS.get(row["verdict"], row["verdict"]), style=style)
     return table
 
 
 def _cells(row: dict[str, Any], truth: bool, by_rounds: bool) -> list[str]:
     value = f"{row['value']} (measured)" if row["value_source"] == "measured" else row["value"]
-    cells = [*map(_safe, (row["target"], row["attribute"], value)), _count(row)]
+    cells = [*map(safe, (row["target"], row["attribute"], value)), _count(row)]
     cells += [_percent(row["acc"]), _interval(row["wilson_low"], row["wilson_high"])]
     cells += [_points(row["phi"]), _interval(row["phi_low"], row["phi_high"], signed=True)]
     cells += [_number(row["q_value"]), _points(row["min_detectable_gap"]).lstrip("+")]
@@ -103,7 +121,7 @@ def _count(row: dict[str, Any]) -> str:
     return str(row["n"]) if row["available"] is None else f"{row['n']} of {row['available']}"
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """A name of others as a cell: on one line, bounded, neither markup nor control characters."""
     from rich.markup import escape
 

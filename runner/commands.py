@@ -53,6 +53,7 @@ def _conclude(outcome: RunOutcome, results: Path) -> int:
 
     from results.bars import crossed_bars
     from results.console import comparison_table, verdict_table
+    from results.console_debias import debias_tables
     from results.store import ResultsStore
     from runner.errors import EXIT_FAIL_ON, EXIT_OK, EXIT_PARTIAL
 
@@ -61,7 +62,8 @@ def _conclude(outcome: RunOutcome, results: Path) -> int:
     crossed: list[str] = []
     if results.is_file():
         store = ResultsStore(results)
-        for table in (verdict_table(store, outcome.run_id), comparison_table(store, outcome.run_id)):
+        for told in (verdict_table, comparison_table, debias_tables):
+            table = told(store, outcome.run_id)
             if table is not None:
                 console.print(table)
         crossed = crossed_bars(store, outcome.run_id, outcome.fail_on)

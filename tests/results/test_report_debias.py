@@ -3,8 +3,9 @@
 import pytest
 from synthetic_audit import hostile
 from synthetic_debias import FOLDS, GROUPS, METHODS, RUN, N, store_debias
-from test_report import Outline
+from test_report import Outline, printed
 
+from results.console_debias import debias_tables
 from results.report import render
 from results.report.sections.debias import pairs
 from results.store import ResultsStore
@@ -82,3 +83,13 @@ def test_hostile_words_stay_text(store):
     page = render(store, "hostile")
     assert "<script" not in page and "onerror=alert(1)>" not in page
     assert not {"script", "iframe", "object"} & set(Outline(page).tags)
+
+
+def test_the_terminal_shows_scores_and_what_changed(store):
+    text = printed(debias_tables(store, RUN))
+    assert "birds, place (zero-shot, step scored)" in text and "birds, place (retrieval, step found)" in text
+    line = next(line for line in text.splitlines() if "sem_bi" in line and "45.0" in line)
+    assert "40.0\u201350.0" in line
+    assert "after: sem_bi" in text and "+14.0" in text and "5.0\u201322.0" in text
+    assert debias_tables(store, "no run") is None
+    assert "\x07" not in printed(debias_tables(store, "hostile"))

@@ -71,8 +71,6 @@ def test_the_page_shows_effects_once_and_pictures_along_the_strongest_directions
     page = render(store, RUN)
     text = Outline(page).text
     assert "place: land against water" in text and "water against land" not in text  # its mirror image
-        "layer", ""
-    )
     assert page.count("data:image/jpeg") == 12 * 3
     strongest = text.partition("whether what the words say")[2]
     assert strongest.index("Layer 5, head 1, direction 0") < strongest.index("Layer 5, head 1, direction 1")
