@@ -54,6 +54,8 @@ def _training(summary: dict[str, Any]) -> str:
 - Losses: multi-positive InfoNCE between pictures and captions; 1 - cos of texts with the sentence encoder (centred, first
   principal axes); 1 - cos of pictures with the image backbone, carried into that space by a ridge regression; 1 - cos of a
   linear map of the pictures' vectors with the backbone's features.
+- Views: crops, mirror images, brightness and contrast; cut-outs on plain colours, and {100 * plan["paste"]:.0f} % of them on
+  a picture without transparency of the same batch, which the caption does not name.
 - The scheme is ours and follows no paper, except that patches are left out of most steps as in FLIP."""
 
 
