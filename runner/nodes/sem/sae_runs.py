@@ -19,7 +19,7 @@ from runner.assets import resolve
 from runner.assets.cache import write_atomically
 from runner.context import StepContext
 from runner.data.sampling import sampled
-from runner.errors import DataError, RunnerError
+from runner.errors import DataError, ModelRefused, RunnerError
 from runner.models.base import ClipModel
 from runner.models.classifier.weights import read_checkpoint
 from runner.nodes.sem.losses import Objective, check_levels, level_weights
@@ -75,13 +75,13 @@ class Plan(NamedTuple):
 
 
 class Claims(NamedTuple):
-    """What the spec says of a file's autoencoder."""
+    """What the spec says of a file's autoencoder; None: nothing."""
 
     layout: Layout | None
     backbone: str | None
     levels: tuple[int, ...] | None
     weighting: Weighting | None
-    architecture: Architecture
+    architecture: Architecture | None
 
 
 def default_levels(architecture: Architecture, d: int, latents: int) -> tuple[int, ...]:
@@ -238,7 +238,7 @@ def adopt(ctx: StepContext, path: str, clip: ClipModel | None, claims: Claims, s
     if sources.texts is not None and clip is None:
         raise DataError("texts to measure on must be encoded", hint="Give `clip:`, the model of this autoencoder.")
     place = Path(resolve(path))
-    sae = read_sae(place, claims.layout, _claimed(claims, clip))
+    sae = _read(place, claims, clip)
     if clip is not None:
         sae.about = replace(sae.about, backbone=claims.backbone or clip.name, encoder=clip.identity, small=clip.small)
         if sae.d != clip.dim:
@@ -252,13 +252,40 @@ def adopt(ctx: StepContext, path: str, clip: ClipModel | None, claims: Claims, s
     return _finish(ctx, sae, layout, rows, ())
 
 
+def _read(place: Path, claims: Claims, clip: ClipModel | None) -> SparseAutoencoder:
+    """The file's autoencoder; what the spec says goes before what the file does. Raises ``ModelRefused`` where neither suffices."""
+    try:
+        told = read_sae(place, claims.layout)
+    except ModelRefused:
+        enough = _claimed(claims, clip)
+        if enough is None:
+            raise
+        return read_sae(place, claims.layout, enough)
+    about = _over(told.about, claims)
+    return told if about == told.about else read_sae(place, claims.layout, about)
+
+
 def _claimed(claims: Claims, clip: ClipModel | None) -> SaeAbout | None:
     """What the spec says where it says enough to do without the file's own word."""
     backbone = claims.backbone or (clip.name if clip is not None else None)
     needed = claims.levels is not None or claims.architecture == "relu_l1"
     if backbone is None or not needed:
         return None
-    return SaeAbout(backbone, claims.architecture, claims.levels or (), claims.weighting)
+    return SaeAbout(backbone, claims.architecture or "msae", claims.levels or (), claims.weighting)
+
+
+def _over(told: SaeAbout, claims: Claims) -> SaeAbout:
+    """What the file says, with every claim in its place. ``relu_l1`` has no levels, and only ``msae`` weights them."""
+    architecture = claims.architecture or told.architecture
+    levels = () if architecture == "relu_l1" else told.levels
+    weighting = told.weighting if architecture == "msae" else None
+    return replace(
+        told,
+        backbone=claims.backbone or told.backbone,
+        architecture=architecture,
+        levels=levels if claims.levels is None else claims.levels,
+        weighting=claims.weighting or weighting,
+    )
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------

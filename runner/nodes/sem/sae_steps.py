@@ -123,7 +123,7 @@ def train_sae(
     return TrainedSae(ctx.folder("folder"), arrow_table("sae_model", [model]), arrow_table("sae_train_log", log))
 
 
-@step("sem.import_sae", version="1")
+@step("sem.import_sae", version="2")
 def import_sae(
     ctx: StepContext,
     *,
@@ -139,8 +139,13 @@ def import_sae(
         Field(min_length=1, max_length=200, description="default: the model's name, else what the file says"),
     ] = None,
     levels: Annotated[Levels | None, Field(description="default: what the file or its name says")] = None,
-    weighting: Literal["reverse", "uniform"] | None = None,
-    architecture: Literal["msae", "topk", "batch_topk", "relu_l1"] = "msae",
+    weighting: Annotated[
+        Literal["reverse", "uniform"] | None, Field(description="default: what the file or its name says")
+    ] = None,
+    architecture: Annotated[
+        Literal["msae", "topk", "batch_topk", "relu_l1"] | None,
+        Field(description="default: what the file says, else msae"),
+    ] = None,
     texts: Annotated[
         Texts | None, Field(description="texts to measure its reconstruction on; a wrong scale is noticed by them")
     ] = None,

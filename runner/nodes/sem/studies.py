@@ -106,6 +106,7 @@ def principal_plane(vectors: Tensor, components: int = 2) -> Tensor:
     """Coordinates [n, components] of unit rows [n, d] on their first principal components, float64.
 
     Sign: the entry of each component with the largest absolute value is positive, so that pictures of it can be compared.
+    Library only: no step of a spec draws it.
     """
     rows = unit_rows("vectors", vectors)
     centred = rows - rows.mean(0)

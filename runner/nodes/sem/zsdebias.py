@@ -1,7 +1,8 @@
 """ZSDebias: a variational adaptor that parts image embeddings into a neutral and a biased half. Pure torch.
 
 Source: Jang et al. (2025), "Target Bias Is All You Need", in the re-implementation that SEM's evaluation compares with (the
-paper itself was not read). Texts stay as they are. The corpus of texts about the attribute is the caller's.
+paper itself was not read). Texts stay as they are. The corpus of texts about the attribute is the caller's. Library only: no step
+of a spec trains it.
 """
 
 from __future__ import annotations
@@ -109,8 +110,8 @@ def train_zsdebias(
     """Fit the adaptor to image embeddings [n, d] as they are, with text embeddings [m, d] about the attribute.
 
     Adam, gradient norm clipped to 1, learning rate along a cosine to 1e-8; the epoch with the lowest validation loss is
-    kept, and ``patience`` epochs without a better one end the training. ``swapped``: join the halves in the wrong order when the
-    bias is shuffled, as the public code does. The global generators are left as they were. Raises ValueError for fewer
+    kept, and ``patience`` epochs without a better one end the training. ``swapped``: join the halves in the wrong order where the
+    bias is shuffled (and only there), as the public code does. The global generators are left as they were. Raises ValueError for fewer
     than 16 images, no epoch, a corpus of no more than ``neighbours`` texts, other widths, NaN, a norm of 0.
     """
     check_rows("image embeddings", images, nonzero=True)
@@ -198,7 +199,7 @@ def loss_terms(model: ZsDebias, images: Tensor, targets: Tensor, swapped: bool =
     neutral, bias = z[:, : model.neutral], z[:, model.neutral :]
     shuffle = torch.randperm(len(z), device=z.device)
     other_bias = model.decode(bias[shuffle], neutral) if swapped else model.decode(neutral, bias[shuffle])
-    other_neutral = model.decode(bias, neutral[shuffle]) if swapped else model.decode(neutral[shuffle], bias)
+    other_neutral = model.decode(neutral[shuffle], bias)
     return Terms(
         _squared_error(model.decode(neutral, bias), images),
         kernel_cka(bias, targets),

@@ -171,6 +171,24 @@ def test_terms_of_the_loss():
     assert float(right.reconstruction) == float(swapped.reconstruction)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_only_the_term_of_shuffled_bias_swaps_the_halves(swapped):
+    model, images, targets = Adaptor(8).eval().requires_grad_(False), normal(0, 20, 8), normal(1, 20, 8)
+    torch.manual_seed(3)
+    terms = loss_terms(model, images, targets, swapped=swapped)
+    torch.manual_seed(3)
+    mean, log_variance = model.encode(images)
+    z = mean + torch.randn_like(mean) * torch.exp(log_variance / 2)
+    order = torch.randperm(20)
+    neutral, bias = z[:, :4], z[:, 4:]
+    made = {
+        "bias": [bias[order], neutral] if swapped else [neutral, bias[order]],
+        "neutral": [neutral[order], bias],
+    }
+    errors = {name: ((model.decoder(torch.cat(h, 1)) - images) ** 2).sum() / 20 for name, h in made.items()}
+    assert float(terms.contrast) == pytest.approx(float(errors["bias"] + errors["neutral"]), rel=1e-5)
+
+
 def test_too_little_to_train_on_is_refused():
     images, corpus, _ = people(0)
     with pytest.raises(ValueError, match="16 images"):

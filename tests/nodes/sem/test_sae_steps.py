@@ -199,6 +199,34 @@ def test_a_file_without_a_model_is_known_by_its_name(tmp_path):
     assert model["fvu"] is None and model["decoder_coherence"] > 0
 
 
+@pytest.mark.parametrize(
+    ("claims", "expected"),
+    [
+        ({}, ("msae", [4, 8], "reverse")),
+        ({"weighting": "uniform"}, ("msae", [4, 8], "uniform")),
+        ({"levels": [3]}, ("msae", [3], "reverse")),
+        ({"architecture": "relu_l1"}, ("relu_l1", [], None)),
+        ({"architecture": "topk", "levels": [5]}, ("topk", [5], None)),
+    ],
+)
+def test_what_the_spec_says_goes_before_the_name_and_the_rest_is_the_name_s(tmp_path, claims, expected):
+    file = write_sae(SparseAutoencoder(12, 40, SaeAbout("B", levels=(4, 8), weighting="reverse")), tmp_path, "sem")
+    model = row_of(import_sae(local_context(tmp_path / "run"), path=str(file), **claims))
+    assert (model["architecture"], model["levels"], model["weighting"]) == expected and model["backbone"] == "B"
+
+
+def test_claims_that_cannot_be_met_are_refused(tmp_path):
+    sae = SparseAutoencoder(12, 40, SaeAbout("B", levels=(4, 8), weighting="reverse"))
+    file = write_sae(sae, tmp_path, "sem")
+    with pytest.raises(ModelRefused, match="exactly one level"):
+        import_sae(local_context(tmp_path / "a"), path=str(file), architecture="topk")
+    nameless = file.rename(tmp_path / "weights.pth")
+    with pytest.raises(ModelRefused, match="does not say what"):
+        import_sae(local_context(tmp_path / "b"), path=str(nameless), backbone="B", weighting="uniform")
+    native = write_sae(SparseAutoencoder(12, 40, SaeAbout("B", "topk", (3,))), tmp_path / "native")
+    assert row_of(import_sae(local_context(tmp_path / "c"), path=str(native)))["architecture"] == "topk"
+
+
 def test_imports_that_do_not_fit_are_refused_or_said(tmp_path, clip):
     wide = write_sae(SparseAutoencoder(20, 40, SaeAbout("x", levels=(4,))), tmp_path, "sem")
     with pytest.raises(DataError, match=r"width 20, and those of .* have 16"):
