@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,9 +190,10 @@ def load_local(path: Path, name: str | None, *, device: str, half: bool) -> Open
         source, weights = name, path
     tensors = read_safetensors(weights)
     try:
-        model, _, transform = open_clip.create_model_and_transforms(
-            source, pretrained=None, load_weights=False, pretrained_image=False, pretrained_text=False
-        )
+        with _without_word_of_random_weights():
+            model, _, transform = open_clip.create_model_and_transforms(
+                source, pretrained=None, load_weights=False, pretrained_image=False, pretrained_text=False
+            )
         tokenizer = open_clip.get_tokenizer(source)
     except Exception as error:  # a stranger's config may fail in any way
         raise ModelRefused(f"{path}: open_clip cannot build this model: {error}") from error
@@ -201,6 +204,21 @@ def load_local(path: Path, name: str | None, *, device: str, half: bool) -> Open
     return OpenClipEncoder(
         model, transform, tokenizer, name=shown, family=family, device=device, half=half, small=small, config=config
     )
+
+
+@contextmanager
+def _without_word_of_random_weights() -> Iterator[None]:
+    """Keep back open_clip's one warning that the weights are random: they are, until ``fill``. Others pass."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No pretrained weights loaded")
+
+    root = logging.getLogger()
+    root.addFilter(other)
+    try:
+        yield
+    finally:
+        root.removeFilter(other)
 
 
 def _check_folder(path: Path) -> bool:

@@ -1,4 +1,5 @@
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -53,6 +54,13 @@ def test_identity_follows_weights_and_preprocessing(folder):
     config = {"model_cfg": MODEL, "preprocess_cfg": {"size": 32, "mean": [0, 0, 0]}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     assert first == again != load(checkpoint=str(folder)).identity
+
+
+def test_nothing_is_said_of_random_weights_that_are_filled_and_other_warnings_pass(folder, caplog):
+    load(checkpoint=str(folder))
+    assert not caplog.records
+    logging.warning("No pretrained weights loaded for model 'x'.")
+    assert len(caplog.records) == 1
 
 
 def test_weights_that_do_not_fit_are_refused(folder):
