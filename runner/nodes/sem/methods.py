@@ -12,8 +12,17 @@ from torch import Tensor
 from runner.context import StepContext
 from runner.data.sampling import sampled
 from runner.errors import DataError
-from runner.nodes.sem.baselines import orth_cali, orth_proj, prism_mini_map, roboshot_map, sae_top_k
+from runner.nodes.sem.baselines import (
+    RANK_TOL,
+    orth_cali,
+    orth_proj,
+    prism_mini_map,
+    roboshot_map,
+    sae_top_k,
+    span_basis,
+)
 from runner.nodes.sem.bend import bend_step1
+from runner.nodes.sem.checks import unit_rows
 from runner.nodes.sem.methods_specs import Method, SemOptions
 from runner.nodes.sem.modulation import (
     Modulated,
@@ -27,6 +36,12 @@ from runner.nodes.sem.prism import prism_map
 from runner.nodes.sem.sae import SparseAutoencoder
 from runner.nodes.sem.texts_gathering import Encoded, InsightPairs, Prompts, shown
 from runner.nodes.sem.texts_prism import sentences
+
+TEXTS_AT_ONCE = 64
+"""Rows of every product with the autoencoder: a product of another shape may round a text's latents otherwise."""
+
+Activate = Callable[[Sequence[str]], Tensor]
+"""Activations [n, L] of texts."""
 
 
 class Moved(NamedTuple):
@@ -48,7 +63,11 @@ class Outcome(NamedTuple):
 
 @dataclass
 class Material:
-    """What methods work on. ``features`` holds activations by space and texts, so that nothing is computed twice."""
+    """What methods work on.
+
+    ``latents``: by ``top_k`` and text, since scores compare strictly: a text coded twice could be above itself by rounding.
+    ``references``: sorted activations of neutral texts.
+    """
 
     ctx: StepContext
     prompts: Prompts
@@ -56,6 +75,7 @@ class Material:
     sae: SparseAutoencoder | None
     seed: int
     references: dict[Any, SortedReference] = field(default_factory=dict)
+    latents: dict[int | None, dict[str, Tensor]] = field(default_factory=dict)
 
     def raw(self, texts: Sequence[str]) -> Tensor:
         """Raw embeddings float32 [n, dim]."""
@@ -67,6 +87,17 @@ class Material:
         every = [list(group) for group in groups]
         self.encoded.load(self.ctx, [text for group in every for text in group])
         return [self.encoded(group) for group in every]
+
+    def coded(self, texts: Sequence[str], need: str, top_k: int | None = None) -> Tensor:
+        """Latents [n, L] of texts, each distinct one coded once, in products of one shape."""
+        known = self.latents.setdefault(top_k, {})
+        new = sorted({*texts} - known.keys())
+        self.encoded.load(self.ctx, new)
+        for start in range(0, len(new), TEXTS_AT_ONCE):
+            part = new[start : start + TEXTS_AT_ONCE]
+            rows = torch.nn.functional.pad(self.encoded(part), (0, 0, 0, TEXTS_AT_ONCE - len(part)))
+            known |= zip(part, self.coder(need).encode(rows, top_k)[: len(part)].clone(), strict=True)
+        return torch.stack([known[text] for text in texts])
 
     def coder(self, need: str) -> SparseAutoencoder:
         """The autoencoder. Raises ``DataError`` where there is none."""
@@ -94,28 +125,41 @@ def _vanilla(material: Material, need: str, options: Any) -> Outcome:
 
 def _orth_proj(material: Material, need: str, options: Any) -> Outcome:
     prompts = material.prompts
-    found = orth_proj(material.raw(prompts.queries), material.raw(prompts.spurious(need)), options.rank_tol)
+    spurious = _spurious(material, need, options.rank_tol)
+    found = orth_proj(material.raw(prompts.queries), spurious, options.rank_tol)
     return Outcome(found.vectors, rank=found.rank)
 
 
 def _orth_cali(material: Material, need: str, options: Any) -> Outcome:
     prompts, candidates = material.prompts, material.prompts.candidates(need)
-    texts, spurious = material.raw(prompts.queries), material.raw(prompts.spurious(need))
+    texts, spurious = material.raw(prompts.queries), _spurious(material, need, options.rank_tol)
     pairs = torch.tensor(candidates.pairs)
-    found = orth_cali(texts, spurious, material.raw(candidates.texts), pairs, options.weight)
+    found = orth_cali(texts, spurious, material.raw(candidates.texts), pairs, options.weight, options.rank_tol)
     return Outcome(found.vectors, rank=found.rank)
 
 
 def _bend_step1(material: Material, need: str, options: Any) -> Outcome:
     prompts = material.prompts
     augmented = material.groups(prompts.augmented(need))
-    found = bend_step1(material.raw(prompts.queries), material.raw(prompts.spurious(need)), augmented)
+    spurious = _spurious(material, need, options.rank_tol)
+    found = bend_step1(material.raw(prompts.queries), spurious, augmented, options.rank_tol)
     return Outcome(found.vectors, rank=found.rank)
 
 
 def _prism_mini(material: Material, need: str, options: Any) -> Outcome:
-    image_map = prism_mini_map(material.raw(material.prompts.spurious(need)))
+    image_map = prism_mini_map(_spurious(material, need, options.rank_tol), options.rank_tol)
     return _mapped(material, image_map)
+
+
+def _spurious(material: Material, need: str, rank_tol: float) -> Tensor:
+    """Raw embeddings of the spurious texts; a warning where they are linearly dependent."""
+    raw = material.raw(material.prompts.spurious(need))
+    rank = len(span_basis(unit_rows("spurious texts", raw), rank_tol))
+    if rank < len(raw):
+        material.ctx.warn(
+            f"{shown(need)}: the {len(raw)} spurious texts are linearly dependent; {rank} directions are removed for them"
+        )
+    return raw
 
 
 def _mapped(material: Material, image_map: Tensor) -> Outcome:
@@ -156,7 +200,7 @@ def _prism(material: Material, need: str, options: Any) -> Outcome:
     prompts, seed = material.prompts, options.seeds[0]
     drawn = sentences(prompts.scenes(need), prompts.target_words(), prompts.bias_words(), options.samples, seed)
     positives, negatives = (torch.stack(material.groups(side)) for side in drawn)
-    spurious = material.raw(prompts.spurious(need)) if options.init == "orthogonal" else None
+    spurious = _spurious(material, need, RANK_TOL) if options.init == "orthogonal" else None
     image_map = prism_map(
         positives, negatives, lr=options.lr, margin=options.margin, batch=options.batch, epochs=options.epochs,
         seed=seed, init=options.init, rank=options.rank, spurious=spurious,
@@ -170,12 +214,11 @@ def _prism(material: Material, need: str, options: Any) -> Outcome:
 def _sem(material: Material, need: str, options: SemOptions) -> Outcome:
     encode = _encoder(material, need, options)
     prompts, queries = material.prompts, material.raw(material.prompts.queries)
-    latents, reference = encode(queries), _reference(material, need, options, encode)
+    latents, reference = encode(prompts.queries), _reference(material, need, options, encode)
     s_bias = None if options.variant == "i" else _s_bias(material, need, options, encode, reference)
     told = options.variant != "b" and not options.content
-    groups = material.groups(_paraphrases(material, need, options)) if told else None
-    paraphrases = None if groups is None else [encode(group) for group in groups]
-    content = encode(material.raw(prompts.content(need))) if options.content else None
+    paraphrases = _activations(material, encode, _paraphrases(material, need, options)) if told else None
+    content = encode(prompts.content(need)) if options.content else None
     moved = modulate(
         latents, diverse=reference, bias=s_bias, paraphrases=paraphrases, content=content,
         variant=options.variant, exponent=options.exponent, clamp_max=options.clamp_max, target=options.target,
@@ -192,24 +235,28 @@ def _medians(paraphrases: list[Tensor] | None, options: SemOptions) -> Tensor:
     return group_medians(paraphrases or [], options.median)
 
 
-def _encoder(material: Material, need: str, options: SemOptions) -> Callable[[Tensor], Tensor]:
-    """Activations of raw embeddings: latents, or the coordinates themselves."""
+def _encoder(material: Material, need: str, options: SemOptions) -> Activate:
+    """Activations of texts: latents, or the coordinates of their raw embeddings."""
     if options.space == "clip":
-        return lambda raw: raw
+        return material.raw
     coder = material.coder(need)
     if options.top_k is not None and options.top_k > len(coder.encoder_rows):
         raise ValueError(f"top_k is {options.top_k}, and the autoencoder has {len(coder.encoder_rows)} latents")
-    return lambda raw: coder.encode(raw, options.top_k)
+    return lambda texts: material.coded(texts, need, options.top_k)
 
 
-def _reference(
-    material: Material, need: str, options: SemOptions, encode: Callable[[Tensor], Tensor]
-) -> SortedReference:
+def _activations(material: Material, encode: Activate, groups: list[list[str]]) -> list[Tensor]:
+    """Activations of each group, new texts of all of them encoded in one go."""
+    material.encoded.load(material.ctx, [text for group in groups for text in group])
+    return [encode(group) for group in groups]
+
+
+def _reference(material: Material, need: str, options: SemOptions, encode: Activate) -> SortedReference:
     """Activations of the diverse prompts, sorted once for all methods that share them."""
     key = (options.space, options.top_k, options.n_diverse)
     if key not in material.references:
         texts = _drawn(material, material.prompts.diverse(need), options.n_diverse)
-        material.references[key] = sort_reference(encode(material.raw(texts)))
+        material.references[key] = sort_reference(encode(texts))
     return material.references[key]
 
 
@@ -217,11 +264,11 @@ def _s_bias(
     material: Material,
     need: str,
     options: SemOptions,
-    encode: Callable[[Tensor], Tensor],
+    encode: Activate,
     reference: SortedReference,
 ) -> Tensor:
     texts = [_drawn(material, group, options.n_bias) for group in material.prompts.bias(need)]
-    classes = [encode(group) for group in material.groups(texts)]
+    classes = _activations(material, encode, texts)
     return bias_sensitivity(reference, classes, options.bias_score, options.median)
 
 
@@ -239,8 +286,8 @@ def _drawn(material: Material, texts: Sequence[str], n: int | None) -> list[str]
 def _sae_top_k(material: Material, need: str, options: Any) -> Outcome:
     coder, prompts = material.coder(need), material.prompts
     shared = SemOptions(bias_score=options.bias_score)
-    reference = _reference(material, need, shared, coder.encode)
-    scores = _s_bias(material, need, shared, coder.encode, reference)
+    encode = _encoder(material, need, shared)
+    scores = _s_bias(material, need, shared, encode, _reference(material, need, shared, encode))
     texts = material.raw(prompts.queries)
     found = sae_top_k(texts, coder.encoder_rows, scores, options.k, options.average)
     return Outcome(found.vectors, rank=found.rank)

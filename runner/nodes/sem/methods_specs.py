@@ -26,7 +26,10 @@ class VanillaOptions(_Options):
 
 
 class SemOptions(_Options):
-    """Sparse Embedding Modulation. The defaults are the published method; every other value is a switch of ours."""
+    """Sparse Embedding Modulation. The defaults are the published method's.
+
+    The three values of ``variant`` are published, and so is ``content``; every other value of the rest is a switch of ours.
+    """
 
     variant: Annotated[
         Literal["i", "b", "bi"], Field(description="texts used: i paraphrases, b bias prompts, bi both")
@@ -56,15 +59,17 @@ class SemOptions(_Options):
     ] = None
 
 
-class OrthProjOptions(_Options):
+class _RankOptions(_Options):
+    rank_tol: Annotated[
+        float, Field(gt=0, lt=1, description="singular values below this share of the largest are rank defects")
+    ] = 1e-6
+
+
+class OrthProjOptions(_RankOptions):
     """Projection off the spurious texts (Chuang et al. 2023)."""
 
-    rank_tol: Annotated[float, Field(gt=0, lt=1, description="singular values below this share are rank defects")] = (
-        1e-6
-    )
 
-
-class OrthCaliOptions(_Options):
+class OrthCaliOptions(_RankOptions):
     """Calibrated projection (Chuang et al. 2023): texts of a query that differ in the attribute only are drawn together."""
 
     weight: Annotated[float, Field(alias="lambda", ge=0, le=1e9, description="weight of the pairs; 0 = orth_proj")] = (
@@ -85,12 +90,16 @@ class RoboShotOptions(_Options):
         return self
 
 
-class PrismMiniOptions(_Options):
+class PrismMiniOptions(_RankOptions):
     """Projection off the spurious texts, of texts and images (Molahasani et al. 2025)."""
 
 
 class PrismOptions(_Options):
-    """A linear map learnt on synthetic sentences (Molahasani et al. 2025); one method a seed."""
+    """A linear map learnt on synthetic sentences (Molahasani et al. 2025); one method a seed, labelled ``prism[0]``, ...
+
+    The published figures are means over seeds; in SQL ``SELECT run_id, variant, step, dataset, split_part(method, '[', 1) AS family,
+    metric, ci_kind, avg(mean), stddev_samp(mean) FROM debias_summary WHERE method LIKE 'prism[%' GROUP BY ALL``.
+    """
 
     samples: Annotated[int, Field(ge=1, le=10_000, description="sentences")] = 100
     lr: Annotated[float, Field(gt=0, le=10)] = 0.01
@@ -106,7 +115,7 @@ class PrismOptions(_Options):
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1, max_length=20)] = [0, 1, 2]
 
 
-class BendOptions(_Options):
+class BendOptions(_RankOptions):
     """First step of BendVLM (Gerych et al. 2024): projection off spurious and augmented texts. The second is at evaluation."""
 
 

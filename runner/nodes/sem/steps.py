@@ -97,7 +97,7 @@ Cluster = Annotated[
 Words = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(min_length=2, max_length=1000)]
 
 
-@step("debias.texts", version="1")
+@step("debias.texts", version="2")
 def texts(
     ctx: StepContext,
     *,

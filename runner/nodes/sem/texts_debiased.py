@@ -127,8 +127,8 @@ def _check_reconstruction(material: Material) -> None:
     """Warn where the diverse prompts are not reconstructed: texts and autoencoder differ in scale."""
     if material.sae is None or not material.prompts.has("diverse"):
         return
-    raw = material.raw(material.prompts.diverse("the autoencoder"))
-    again = material.sae.decode(material.sae.encode(raw))
+    texts = material.prompts.diverse("the autoencoder")
+    raw, again = material.raw(texts), material.sae.decode(material.coded(texts, "the autoencoder"))
     cosine = float(torch.nn.functional.cosine_similarity(raw, again, dim=1).mean())
     if not cosine >= LEAST_COSINE:
         material.ctx.warn(

@@ -22,6 +22,7 @@ from steps_material import (
 from runner.context import local_context
 from runner.errors import DataError
 from runner.nodes.sem.methods_specs import Methods
+from runner.nodes.sem.sae import SparseAutoencoder
 from runner.nodes.sem.steps import texts
 
 ALL = [
@@ -155,6 +156,30 @@ def test_each_distinct_text_is_encoded_once(ctx, clip, sae, monkeypatch):
     again = texts(ctx, clip=clip, prompts=bird_prompts(), sae=sae, methods=methods(*ALL))
     assert len(seen) == len(set(seen)) > 30
     assert all(m["label"] in again.vectors for m in again.methods)
+
+
+def test_each_distinct_text_is_coded_once_in_products_of_one_shape(ctx, clip, sae, monkeypatch):
+    seen, shapes = [], set()
+    original = SparseAutoencoder.encode
+
+    def watched(self, z, top_k=None):
+        shapes.add(tuple(z.shape))
+        seen.extend(row.tobytes() for row in z.numpy() if row.any())
+        return original(self, z, top_k)
+
+    monkeypatch.setattr(SparseAutoencoder, "encode", watched)
+    texts(ctx, clip=clip, prompts=bird_prompts(), sae=sae, methods=methods(*ALL))
+    assert len(seen) == len(set(seen)) > 15 and len(shapes) == 1
+
+
+@pytest.mark.parametrize("method", ["orth_proj", "orth_cali", "prism_mini", "bend_vlm"])
+def test_dependent_spurious_texts_are_said_with_the_rank(ctx, clip, method):
+    texts(ctx, clip=clip, prompts=bird_prompts(), methods=methods(method))
+    assert not messages(ctx)
+    # With so coarse a cut only the largest direction of the two counts.
+    made = texts(ctx, clip=clip, prompts=bird_prompts(), methods=methods({method: {"rank_tol": 0.999}}))
+    said = f"{method!r}: the 2 spurious texts are linearly dependent; 1 directions are removed for them"
+    assert said in messages(ctx) and method in made.vectors
 
 
 def test_the_same_spec_gives_the_same_vectors(ctx, made, clip, sae):
