@@ -26,6 +26,7 @@ from runner.nodes.sith.evidence import (
     MISSING,
     Codes,
     Grid,
+    check_same_dictionary,
     check_same_directions,
     decisions_of,
     effects_of,
@@ -61,6 +62,8 @@ def edited(ctx: StepContext, clip: ClipModel, directions: HeadDirections, given:
     _check_given(given)
     if given.concepts is not None:
         check_same_directions(directions, given.concepts.model, "concepts")
+        if given.dictionary is not None:
+            check_same_dictionary(given.concepts, given.dictionary)
     if given.preset == "reconstruction":
         return _reconstructed(ctx, clip, directions, given, dry_run)
     if given.preset == "task":

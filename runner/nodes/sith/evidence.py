@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from runner.artifacts import HeadConcepts, HeadDirections, HeadJudgements
+from runner.artifacts import ConceptDictionary, HeadConcepts, HeadDirections, HeadJudgements
 from runner.errors import DataError
 from runner.nodes.sith.edit import UNSCORED
 
@@ -19,6 +19,7 @@ Row = Mapping[str, Any]
 MISSING = float("nan")
 _PLACE = ("layer", "head", "sv")
 _SETTING = ("method", "k", "coherence")
+_DECOMPOSITION = ("fold_ln", "minus", "layers", "heads", "rank")
 SHOWN_CONCEPT = 80
 
 
@@ -168,6 +169,22 @@ def shown(text: str) -> str:
 
 
 def check_same_directions(directions: HeadDirections, other: Mapping[str, Any], what: str) -> None:
-    """Raise ``DataError`` unless ``other`` (a model's description) is that of the decomposition."""
+    """Raise ``DataError`` unless ``other`` (a model's description) is that of the decomposition, whose places it numbers."""
+    hint = "Use the same `directions`."
     if other.get("identity") != directions.model["identity"]:
-        raise DataError(f"{what} was made from another model than the directions", hint="Use the same `directions`.")
+        raise DataError(f"{what} was made from another model than the directions", hint=hint)
+    differ = [name for name in _DECOMPOSITION if other.get(name) != directions.model.get(name)]
+    if differ:
+        raise DataError(
+            f"{what} was made from another decomposition of the model: {', '.join(differ)} differs", hint=hint
+        )
+
+
+def check_same_dictionary(concepts: HeadConcepts, dictionary: ConceptDictionary) -> None:
+    """Raise ``DataError`` unless the dictionary is that of the codes, whose atoms are numbers of its lines."""
+    if concepts.dictionary.get("sha256") != dictionary.info.get("sha256"):
+        names = [shown(str(info.get("name"))) for info in (concepts.dictionary, dictionary.info)]
+        raise DataError(
+            f"the concepts were coded with another dictionary ({names[0]}) than the one given ({names[1]})",
+            hint="Give the `dictionary` that sith.explain was given.",
+        )
