@@ -327,8 +327,8 @@ class HeadDirections(Artifact):
     ``model``: ``{"name", "identity", "small", "layers", "heads", "width", "head_dim", "dim", "fold_ln", "rank", "ln_post",
     "centre", "image_mean_source", "sign", "minus"}``: ``layers`` and ``heads`` are the numbers that were read, ``minus`` the model
     whose weights were taken off before (None: none). ``arrays``: per layer ``"L<layer>.u"`` [H, D, r], ``".s"`` [H, r], ``".vh"``
-    [H, r, D], ``".joint"`` [H, r, d] (right vectors in the joint space, unit rows, centred), ``".joint_left"`` where asked; and
-    ``"mu"`` [d], ``"proj"`` [D, d]. All float32.
+    [H, r, D], ``".joint"`` [H, r, d] (right vectors in the joint space, unit rows, centred), ``".joint_neg"`` (the same of -v, which
+    is not their negative), ``".joint_left"`` and ``".joint_neg_left"`` where asked; and ``"mu"`` [d], ``"proj"`` [D, d]. All float32.
     """
 
     model: dict[str, Any]
@@ -350,8 +350,10 @@ class HeadConcepts(Artifact):
 
 @dataclass(frozen=True)
 class HeadJudgements(Artifact):
-    """What a judge said of each vector's concept list; ``task``: coherence, background, safety or concept_match."""
+    """What a judge said of each vector's concept list; ``model``: as in ``HeadConcepts``; ``task``: coherence, background,
+    safety or concept_match."""
 
+    model: dict[str, Any]
     task: str
     judge: str
     judgements: Annotated[Table, Rows("sith_judgement")]
