@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from runner.artifacts import HeadConcepts
@@ -32,18 +33,22 @@ def check_comparable(clip: ClipModel, other: ClipModel) -> None:
 
 
 def concept_sets(concepts: HeadConcepts, clip: ClipModel) -> Sets:
-    """Concepts of each (layer, head, sv) with a positive coefficient. Raises ``DataError`` for another model's."""
+    """Concepts with a positive coefficient of each (layer, head, sv) that was explained, maybe none. Raises ``DataError`` for another model's."""
     if concepts.model["identity"] != clip.identity:
         raise DataError(f"the concepts are those of {concepts.model['name']}, not of {clip.name}")
     grid = Grid(concepts.model)
+    codes = main_codes(grid, concepts, sign=1)
     return {
-        (grid.layers[at], grid.heads[head], sv): {row["concept"] for row in rows}
-        for (at, head, sv), rows in main_codes(grid, concepts, sign=1).active.items()
+        (grid.layers[at], grid.heads[head], sv): {row["concept"] for row in codes.active.get((at, head, sv), ())}
+        for at, head, sv in codes.explained
     }
 
 
 def compare_rows(clip: ClipModel, other: ClipModel, layer: int, reading: Reading, sets: tuple[Sets, Sets] | None) -> Iterator[Row]:  # fmt: skip
-    """Rows of ``sith_compare`` of one block. ``sets``: concepts of the first and of the second model."""
+    """Rows of ``sith_compare`` of one block: of the leading directions, each measured and matched among all of its head.
+
+    ``sets``: concepts of the first and of the second model; only pairs of two explained directions have a likeness.
+    """
     first, second = (_double(model, layer, reading) for model in (clip, other))
     found = compare_heads(first, second)
     for at, head in enumerate(reading.heads):
@@ -51,11 +56,6 @@ def compare_rows(clip: ClipModel, other: ClipModel, layer: int, reading: Reading
         for sv in range(reading.rank):
             sv_b = int(found.match[at, sv])
             sigma, gain = float(first.s[at, sv]), float(found.gain[at, sv])
-            pair = (
-                None
-                if sets is None
-                else (sets[0].get((layer, head, sv), set()), sets[1].get((layer, head, sv_b), set()))
-            )
             yield {
                 "model": clip.name,
                 "other": other.name,
@@ -69,15 +69,20 @@ def compare_rows(clip: ClipModel, other: ClipModel, layer: int, reading: Reading
                 "gain_ratio": gain / sigma if sigma > 0 else None,
                 **whole,
                 "principal": float(found.principal[at, sv]),
-                "jaccard": None if pair is None else jaccard(*pair),
+                "jaccard": None
+                if sets is None
+                else _likeness(sets[0].get((layer, head, sv)), sets[1].get((layer, head, sv_b))),
             }
+
+
+def _likeness(first: set[str] | None, second: set[str] | None) -> float | None:
+    return None if first is None or second is None else jaccard(first, second)
 
 
 def _double(model: ClipModel, layer: int, reading: Reading) -> HeadSvd:
     """In float64, so that small differences between two models are not those of two roundings."""
-    factors = vo_factors(model.network.visual, layer, reading.fold_ln)
-    svd = svd_of_product(factors.A[reading.heads].double().cpu(), factors.B[reading.heads].double().cpu())
-    return HeadSvd(svd.u[..., : reading.rank], svd.s[..., : reading.rank], svd.vh[..., : reading.rank, :])
+    factors = vo_factors(model.network.visual, layer, reading.fold_ln, torch.float64)
+    return svd_of_product(factors.A[reading.heads].cpu(), factors.B[reading.heads].cpu())
 
 
 _WHOLE = (

@@ -59,17 +59,22 @@ def reading_of(visual: Any, layers: Sequence[int], heads: Any, fold_ln: bool, ra
 
 
 def head_svds(visual: Any, layer: int, reading: Reading, base: Any | None = None) -> HeadSvd:
-    """Leading directions of the chosen heads of one block; with ``base`` those of W - W_base."""
-    svd = _svd(visual, layer, reading)
-    if base is not None:
-        svd = turned(difference(_svd(base, layer, reading), svd))
-    r = reading.rank
-    return HeadSvd(svd.u[..., :r], svd.s[..., :r], svd.vh[..., :r, :])
+    """All directions (r, or 2r with ``base``) of the chosen heads of one block; with ``base`` those of W - W_base, which is
+    made in float64, so that a small difference is not that of two roundings."""
+    if base is None:
+        return _svd(visual, layer, reading)
+    first, second = (_svd(each, layer, reading, torch.float64) for each in (base, visual))
+    return turned(difference(first, second))
 
 
-def _svd(visual: Any, layer: int, reading: Reading) -> HeadSvd:
-    factors = vo_factors(visual, layer, reading.fold_ln)
+def _svd(visual: Any, layer: int, reading: Reading, dtype: torch.dtype | None = None) -> HeadSvd:
+    factors = vo_factors(visual, layer, reading.fold_ln, dtype)
     return svd_of_product(factors.A[reading.heads], factors.B[reading.heads])
+
+
+def leading(svd: HeadSvd, rank: int) -> HeadSvd:
+    """The first ``rank`` directions."""
+    return HeadSvd(svd.u[..., :rank], svd.s[..., :rank], svd.vh[..., :rank, :])
 
 
 # --- the image mean ----------------------------------------------------------------------------------------------------
@@ -139,25 +144,34 @@ def directions_of(ctx: StepContext, clip: ClipModel, base: ClipModel | None, rea
     heads: list[Row] = []
     directions: list[Row] = []
     for layer in ctx.track(reading.layers, unit="layers"):
-        svd = head_svds(visual, layer, reading, None if base is None else base.network.visual)
-        svd = HeadSvd(*(part.float() for part in svd))
+        whole = head_svds(visual, layer, reading, None if base is None else base.network.visual)
+        svd = HeadSvd(*(part.float() for part in leading(whole, reading.rank)))
         ceilings = {}
         for side in dict.fromkeys(("right", *reading.sides)):
             vectors = svd.vh if side == "right" else svd.u.transpose(-1, -2)
-            joint = to_joint(vectors, visual, mu, ln_post=reading.ln_post, centre=reading.centre)
+            # The final norm's bias and the mean do not turn round with a vector: -v has a place of its own.
+            joint, negated = (
+                to_joint(sign * vectors, visual, mu, ln_post=reading.ln_post, centre=reading.centre) for sign in (1, -1)
+            )
             ceilings[side] = ceiling(joint, vectors, proj.to(joint), mu).cpu()
-            arrays[f"L{layer}.joint" + ("_left" if side == "left" else "")] = joint.cpu().numpy()
+            arrays[joint_name(layer, side, 1)] = joint.cpu().numpy()
+            arrays[joint_name(layer, side, -1)] = negated.cpu().numpy()
         svd = HeadSvd(*(part.cpu().contiguous() for part in svd))
         arrays |= {f"L{layer}.{name}": part.numpy() for name, part in zip(("u", "s", "vh"), svd, strict=True)}
-        heads += _head_rows(clip.name, layer, reading.heads, svd.s, ceilings[reading.sides[0]])
+        heads += _head_rows(clip.name, layer, reading.heads, whole.s, ceilings[reading.sides[0]])
         for side in reading.sides:
-            directions += _direction_rows(clip.name, layer, reading.heads, side, svd.s, ceilings[side])
+            directions += _direction_rows(clip.name, layer, reading.heads, side, whole.s, ceilings[side])
     return HeadDirections(
         _model(clip, base, reading, source),
         arrow_table("sith_head", heads),
         arrow_table("sith_direction", directions),
         {name: np.ascontiguousarray(value) for name, value in arrays.items()},
     )
+
+
+def joint_name(layer: int, side: str, sign: int) -> str:
+    """Name of the array of a block's vectors, or negated ones, in the joint space."""
+    return f"L{layer}.joint" + ("_neg" if sign < 0 else "") + ("_left" if side == "left" else "")
 
 
 def _model(clip: ClipModel, base: ClipModel | None, reading: Reading, source: str) -> Row:
@@ -182,6 +196,7 @@ def _model(clip: ClipModel, base: ClipModel | None, reading: Reading, source: st
 
 
 def _head_rows(model: str, layer: int, heads: Sequence[int], s: Tensor, ceilings: Tensor) -> Iterator[Row]:
+    """``s`` (heads, all directions), so that norms and shares are those of the whole head whatever the rank."""
     spread = torch.special.entr(_shares(s)).sum(-1).exp().tolist()
     norms, means = s.double().norm(dim=-1).tolist(), ceilings.double().mean(-1).tolist()
     for at, head in enumerate(heads):
@@ -197,7 +212,8 @@ def _head_rows(model: str, layer: int, heads: Sequence[int], s: Tensor, ceilings
 
 
 def _direction_rows(model: str, layer: int, heads: Sequence[int], side: str, s: Tensor, ceilings: Tensor) -> Iterator[Row]:  # fmt: skip
-    parts = (s, _shares(s), near_degenerate(s), ceilings)
+    kept = ceilings.shape[-1]
+    parts = (*(part[..., :kept] for part in (s, _shares(s), near_degenerate(s))), ceilings)
     for head, columns in zip(heads, zip(*(part.tolist() for part in parts), strict=True), strict=True):
         for sv, (sigma, share, close, most) in enumerate(zip(*columns, strict=True)):
             yield {

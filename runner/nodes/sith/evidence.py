@@ -16,6 +16,7 @@ from runner.errors import DataError
 from runner.nodes.sith.edit import UNSCORED
 
 Row = Mapping[str, Any]
+Place = tuple[int, int, int]
 MISSING = float("nan")
 _PLACE = ("layer", "head", "sv")
 _SETTING = ("method", "k", "coherence")
@@ -59,15 +60,17 @@ class Grid:
 def scores_of(grid: Grid, judgements: HeadJudgements, max_unscored: float) -> Tensor:
     """Scores int64 [layers, heads, rank] of right vectors, ``UNSCORED`` where there is none; of both signs the higher one.
 
-    Raises ``DataError`` where more than the share ``max_unscored`` of what was judged ended without a score.
+    Raises ``DataError`` where more than the share ``max_unscored`` of the lists that were asked about (empty ones
+    were not) ended without a score.
     """
     rows = [row for row in judgements.judgements.to_pylist() if row["side"] == "right"]
     if not rows:
         raise DataError("there is no judgement of a right vector to go by")
-    lost = sum(row["status"] == "unscored" for row in rows)
-    if lost > max_unscored * len(rows):
+    asked = [row for row in rows if row["status"] != "empty"]
+    lost = sum(row["status"] == "unscored" for row in asked)
+    if lost > max_unscored * len(asked):
         raise DataError(
-            f"{lost} of {len(rows)} concept lists have no score, more than the share {max_unscored:g} that is allowed",
+            f"{lost} of {len(asked)} concept lists have no score, more than the share {max_unscored:g} that is allowed",
             hint="Judge them again with another model, or raise max_unscored; they would be left as they are.",
         )
     return _scores(grid.largest(rows, lambda row: row["score"]))
@@ -122,10 +125,14 @@ def effects_of(grid: Grid, rows: Sequence[Row]) -> dict[str, Tensor]:
 
 
 class Codes(NamedTuple):
-    """Codes of right vectors on the grid: rows of ``sith_concept`` with a positive coefficient, by direction."""
+    """Codes of right vectors on the grid, by direction. ``active``: rows of ``sith_concept`` with a positive coefficient, what
+    a vector is about; ``terms``: those of either sign, what it is made of; ``explained``: directions that have a code, be it
+    an empty one, in order."""
 
     setting: tuple[Any, ...]
-    active: dict[tuple[int, int, int], list[Row]]
+    active: dict[Place, list[Row]]
+    terms: dict[Place, list[Row]]
+    explained: list[Place]
 
 
 def main_codes(grid: Grid, concepts: HeadConcepts, *, sign: int | None = None) -> Codes:
@@ -133,8 +140,11 @@ def main_codes(grid: Grid, concepts: HeadConcepts, *, sign: int | None = None) -
 
     Raises ``DataError`` where several settings are left.
     """
-    rows = [row for row in concepts.concepts.to_pylist() if row["side"] == "right" and sign in (None, row["sign"])]
-    settings = sorted({tuple(row[name] for name in _SETTING) for row in rows})
+    rows, codes = (
+        [row for row in table.to_pylist() if row["side"] == "right" and sign in (None, row["sign"])]
+        for table in (concepts.concepts, concepts.codes)
+    )
+    settings = sorted({_setting(row) for row in [*rows, *codes]})
     main = concepts.settings.get("main")
     if len(settings) > 1 and isinstance(main, Mapping):
         wanted = [main.get(name) for name in _SETTING]
@@ -143,14 +153,22 @@ def main_codes(grid: Grid, concepts: HeadConcepts, *, sign: int | None = None) -
         raise DataError(
             f"{len(settings)} settings of concept codes to choose from", hint="Explain with one k and coherence."
         )
-    active: dict[tuple[int, int, int], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (-row["coef"], row["atom"])):
-        if tuple(row[name] for name in _SETTING) == settings[0] and row["coef"] > 0:
-            active.setdefault(grid.at(row), []).append(row)
-    return Codes(settings[0], active)
+    active: dict[Place, list[Row]] = {}
+    terms: dict[Place, list[Row]] = {}
+    rows = sorted((row for row in rows if _setting(row) == settings[0]), key=lambda row: (-row["coef"], row["atom"]))
+    for row in rows:
+        for kept, found in ((row["coef"] != 0, terms), (row["coef"] > 0, active)):
+            if kept:
+                found.setdefault(grid.at(row), []).append(row)
+    explained = {grid.at(row) for row in [*rows, *codes] if _setting(row) == settings[0]}
+    return Codes(settings[0], active, terms, sorted(explained))
 
 
-def matched(grid: Grid, codes: Codes, fits: Callable[[str], bool]) -> tuple[Tensor, dict[tuple[int, int, int], str]]:
+def _setting(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in _SETTING)
+
+
+def matched(grid: Grid, codes: Codes, fits: Callable[[str], bool]) -> tuple[Tensor, dict[Place, str]]:
     """Summed coefficients of concepts that fit, float64 [layers, heads, rank] (NaN where none does), and the first of them."""
     texts = {row["concept"] for rows in codes.active.values() for row in rows}
     wanted = {text for text in texts if fits(text)}

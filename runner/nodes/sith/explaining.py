@@ -25,6 +25,7 @@ from runner.nodes.sith.coding_picked import Code, Settings
 from runner.nodes.sith.coding_relaxed import lasso, matching_pursuit
 from runner.nodes.sith.coding_rows import Rows
 from runner.nodes.sith.coding_search import Precision, stretches
+from runner.nodes.sith.decomposing import joint_name
 from runner.nodes.sith.dictionary import UnitRows, centred_rows
 from runner.nodes.sith.dictionary_making import Dictionary
 from runner.nodes.sith.metrics import fidelity, joint_cosine
@@ -50,8 +51,8 @@ class Asked:
 
 
 class Targets(NamedTuple):
-    """Directions to explain: ``joint`` [B, d] unit rows, ``vectors`` [B, D] as the weights hold them, both times the sign;
-    ``places``: layer, head, sv, side, sign of each."""
+    """Directions to explain: ``vectors`` [B, D] as the weights hold them times the sign, ``joint`` [B, d] these in the joint
+    space, unit rows (that of -v is not minus that of v); ``places``: layer, head, sv, side, sign of each."""
 
     joint: Tensor
     vectors: Tensor
@@ -64,10 +65,10 @@ def targets_of(directions: HeadDirections, asked: Asked) -> Targets:
     sides = ("right", "left") if asked.side == "both" else (asked.side,)
     for layer in directions.model["layers"]:
         for side in sides:
-            space, own = _side(directions, layer, side)
-            n = min(space.shape[1], asked.top_singular or space.shape[1])
             for sign in asked.signs:
-                joint.append(sign * space[:, :n].flatten(0, 1))
+                space, own = _side(directions, layer, side, sign)
+                n = min(space.shape[1], asked.top_singular or space.shape[1])
+                joint.append(space[:, :n].flatten(0, 1))
                 vectors.append(sign * own[:, :n].flatten(0, 1))
                 places += [(layer, head, sv, side, sign) for head in directions.model["heads"] for sv in range(n)]
     targets = Targets(torch.cat(joint), torch.cat(vectors), places)
@@ -76,12 +77,12 @@ def targets_of(directions: HeadDirections, asked: Asked) -> Targets:
     return targets
 
 
-def _side(directions: HeadDirections, layer: int, side: str) -> tuple[Tensor, Tensor]:
-    """Vectors of one layer in the joint space [H, r, d] and in the weights [H, r, D]."""
-    name = f"L{layer}.joint" + ("_left" if side == "left" else "")
+def _side(directions: HeadDirections, layer: int, side: str, sign: int) -> tuple[Tensor, Tensor]:
+    """Vectors of one layer, times the sign, in the joint space [H, r, d], and as they are in the weights [H, r, D]."""
+    name = joint_name(layer, side, sign)
     if name not in directions.arrays:
         raise DataError(
-            f"the {side} vectors of layer {layer} were not carried into the joint space",
+            f"the {'negated ' if sign < 0 else ''}{side} vectors of layer {layer} were not carried into the joint space",
             hint=f"Set `side: {side}` or `side: both` in sith.decompose.",
         )
     own = torch.from_numpy(directions.arrays[f"L{layer}." + ("vh" if side == "right" else "u")])

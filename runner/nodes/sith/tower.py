@@ -122,18 +122,22 @@ def norm_affine(norm: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     return gain, bias
 
 
-def attention_weights(visual: Any, layer: int, *, fold_ln: bool = True) -> Attention:
+def attention_weights(visual: Any, layer: int, *, fold_ln: bool = True, dtype: torch.dtype | None = None) -> Attention:
     """Weights of block ``layer``, LayerScale included, missing biases as zeros.
 
     ``fold_ln``: the affine part of ln_1 goes into W_in and b_in (bias first, with W_in unscaled), the rows of W_in and the
     columns of W_out lose their mean. The model's output is unchanged: LayerNorm gives vectors orthogonal to 1 and never
-    sees what is written along 1. b_out keeps its mean.
+    sees what is written along 1. b_out keeps its mean. ``dtype``: that of the folding and of what comes out.
     """
     block = visual.transformer.resblocks[layer]
     attention = block.attn
-    w_in, w_out = precise(attention.in_proj_weight), precise(attention.out_proj.weight)
-    b_in = w_in.new_zeros(len(w_in)) if attention.in_proj_bias is None else precise(attention.in_proj_bias)
-    b_out = w_out.new_zeros(len(w_out)) if attention.out_proj.bias is None else precise(attention.out_proj.bias)
+    w_in, w_out = (precise(w) for w in (attention.in_proj_weight, attention.out_proj.weight))
+    if dtype is not None:
+        w_in, w_out = w_in.to(dtype), w_out.to(dtype)
+    b_in = w_in.new_zeros(len(w_in)) if attention.in_proj_bias is None else attention.in_proj_bias.detach().to(w_in)
+    b_out = (
+        w_out.new_zeros(len(w_out)) if attention.out_proj.bias is None else attention.out_proj.bias.detach().to(w_out)
+    )
     scale = getattr(getattr(block, "ls_1", None), "gamma", None)
     if scale is not None:
         w_out, b_out = w_out * scale.detach().to(w_out)[:, None], b_out * scale.detach().to(b_out)

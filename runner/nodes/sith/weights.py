@@ -36,15 +36,15 @@ class HeadSvd(NamedTuple):
     vh: Tensor
 
 
-def vo_factors(visual: Any, layer: int, fold_ln: bool = True) -> HeadFactors:
+def vo_factors(visual: Any, layer: int, fold_ln: bool = True, dtype: torch.dtype | None = None) -> HeadFactors:
     """Factors of the value-output matrices of block ``layer`` (negative counts from the end).
 
-    float64 towers give float64, others float32. ``bias`` = b_out + W_out b_V, constant because attention rows sum to 1.
+    float64 towers give float64, others float32, unless ``dtype`` says otherwise. ``bias`` = b_out + W_out b_V, constant because attention rows sum to 1.
     Raises ``ModelRefused`` for towers that are no plain ViT, ``DataError`` for a layer out of range.
     """
     tower = plain_tower(visual)
     at = layer_indices([layer], tower.layers)[0]
-    weights = attention_weights(visual, at, fold_ln=fold_ln)
+    weights = attention_weights(visual, at, fold_ln=fold_ln, dtype=dtype)
     D, H, r = tower.width, tower.heads, tower.head_dim
     w_v, b_v = weights.w_in[2 * D :], weights.b_in[2 * D :]
     A = w_v.reshape(H, r, D).transpose(1, 2)
