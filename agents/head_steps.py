@@ -27,7 +27,7 @@ def _cost(params: Mapping[str, Any]) -> Cost:
     return Cost(llm_calls=params.get("limit"))
 
 
-@step("sith.judge", version="1", estimate=_cost, tags=frozenset({"llm"}))
+@step("sith.judge", version="2", estimate=_cost, tags=frozenset({"llm"}))
 async def judge(
     ctx: StepContext,
     *,
@@ -72,7 +72,7 @@ async def judge(
     verdicts = dict(zip(chosen, await judged_by.judge(chosen, max_unscored), strict=True))
     about = {"task": task, "judge": llm.name, "prompt_hash": judged_by.prompt_hash}
     rows = [_row(vector, verdicts.get(text), about) for vector, text in lists.items() if not text or text in verdicts]
-    return HeadJudgements(task, llm.name, arrow_table("sith_judgement", rows))
+    return HeadJudgements(concepts.model, task, llm.name, arrow_table("sith_judgement", rows))
 
 
 def _check_target(task: str, target: str | None, ctx: StepContext) -> None:

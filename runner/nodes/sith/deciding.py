@@ -20,8 +20,16 @@ from runner.nodes.sith.checkpoint import write_checkpoint
 from runner.nodes.sith.coding import comp
 from runner.nodes.sith.dictionary import UnitRows, centred_of, unit_of
 from runner.nodes.sith.dictionary_making import Dictionary, read_dictionary
-from runner.nodes.sith.edit import PRESETS, UNSCORED, Rule, keep_top, task_multipliers, task_relevance
-from runner.nodes.sith.editing import Decision, Place, apply_decision, check_editable, decide, put_right_vectors
+from runner.nodes.sith.edit import JUDGED, PRESETS, UNSCORED, Rule, keep_top, task_multipliers, task_relevance
+from runner.nodes.sith.editing import (
+    Decision,
+    Place,
+    apply_decision,
+    check_editable,
+    check_recomputed,
+    decide,
+    put_right_vectors,
+)
 from runner.nodes.sith.evidence import (
     MISSING,
     Codes,
@@ -36,6 +44,7 @@ from runner.nodes.sith.evidence import (
     shown,
 )
 from runner.nodes.sith.metrics import residual_direction
+from runner.nodes.sith.weights import TINY
 
 MATCH = "match"
 
@@ -59,7 +68,7 @@ class Inputs(NamedTuple):
 def edited(ctx: StepContext, clip: ClipModel, directions: HeadDirections, given: Inputs, *, truncate: bool, dry_run: bool) -> EditedClip:  # fmt: skip
     """The edited checkpoint. Raises ``DataError`` where what the edit needs is missing or of another model."""
     grid = check_editable(clip, directions)
-    _check_given(given)
+    _check_given(given, truncate)
     if given.concepts is not None:
         check_same_directions(directions, given.concepts.model, "concepts")
         if given.dictionary is not None:
@@ -73,7 +82,7 @@ def edited(ctx: StepContext, clip: ClipModel, directions: HeadDirections, given:
     return apply_decision(ctx, clip, directions, decision, truncate=truncate, dry_run=dry_run, more=more)
 
 
-def _check_given(given: Inputs) -> None:
+def _check_given(given: Inputs, truncate: bool) -> None:
     if given.preset is not None and (given.rules is not None or given.match is not None):
         raise DataError(
             f"the preset {given.preset} decides alone", hint="Leave rules and match out, or leave the preset out."
@@ -84,6 +93,10 @@ def _check_given(given: Inputs) -> None:
         raise DataError("the preset task and the classes under `task` go together")
     if given.preset in ("task", "reconstruction") and (given.concepts is None or given.dictionary is None):
         raise DataError(f"the preset {given.preset} needs concepts and their dictionary")
+    others = {"truncate": truncate or None, "top_n_per_head": given.top_n, "judgements": given.judgements,
+              "decisions": given.decisions, "effects": given.effects}  # fmt: skip
+    if given.preset == "reconstruction" and (unused := [name for name, value in others.items() if value is not None]):
+        raise DataError(f"the preset reconstruction does not go by {', '.join(unused)}", hint="Leave that out.")
     if given.judgements is not None and given.decisions is not None:
         raise DataError("scores come from judgements or from the file `decisions`, not from both")
 
@@ -121,6 +134,8 @@ def _evidence(grid: Grid, given: Inputs, directions: HeadDirections) -> tuple[di
     more: dict[str, Any] = {"preset": given.preset}
     scores = None
     if given.judgements is not None:
+        check_same_directions(directions, given.judgements.model, "judgements")
+        _check_judged(given.preset, given.judgements.task)
         scores = scores_of(grid, given.judgements, given.max_unscored)
         more["judge"], more["judged"] = given.judgements.judge, given.judgements.task
     elif given.decisions is not None:
@@ -132,6 +147,16 @@ def _evidence(grid: Grid, given: Inputs, directions: HeadDirections) -> tuple[di
         check_same_directions(directions, given.effects.model, "effects")
         evidence |= effects_of(grid, given.effects.effects.to_pylist())
     return evidence, more
+
+
+def _check_judged(preset: str | None, task: str) -> None:
+    """Raise ``DataError`` where the scores rate something else than the preset goes by; own rules may go by any task."""
+    wanted = JUDGED.get(preset or "", (task,))
+    if task not in wanted:
+        raise DataError(
+            f"the preset {preset} goes by the task {' or '.join(wanted)}, and the judge rated {task}",
+            hint="Judge that task with sith.judge, or write `rules`.",
+        )
 
 
 def _matches(clip: ClipModel, grid: Grid, given: Inputs) -> tuple[Tensor, dict[Place, str], str]:
@@ -164,7 +189,7 @@ def _by_task(ctx: StepContext, clip: ClipModel, grid: Grid, given: Inputs) -> tu
     dictionary, task = read_dictionary(given.dictionary, clip.identity, ctx), given.task
     gamma = task_concepts(clip, dictionary, task)
     codes = main_codes(grid, given.concepts, sign=1)
-    places = list(codes.active)
+    places = codes.explained
     support, coefficients = code_arrays(codes, places)
     found = task_relevance(*_compact(support, coefficients, dictionary, gamma))
     relevance = torch.full(grid.shape, MISSING, dtype=torch.float64)
@@ -195,12 +220,12 @@ def task_concepts(clip: ClipModel, dictionary: Dictionary, task: Any) -> Tensor:
 
 
 def code_arrays(codes: Codes, places: list[Place]) -> tuple[Tensor, Tensor]:
-    """Support (n, K) int64, -1 where there is none, and coefficients (n, K) of the directions at ``places``."""
-    width = max((len(codes.active[place]) for place in places), default=0)
+    """Support (n, K) int64, -1 where there is none, and coefficients (n, K) , of either sign, of the directions at ``places``."""
+    width = max((len(codes.terms.get(place, ())) for place in places), default=0)
     support = np.full((len(places), width), -1, np.int64)
     coefficients = np.zeros((len(places), width), np.float32)
     for at, place in enumerate(places):
-        rows = codes.active[place]
+        rows = codes.terms.get(place, [])
         support[at, : len(rows)] = [row["atom"] for row in rows]
         coefficients[at, : len(rows)] = [row["coef"] for row in rows]
     return torch.from_numpy(support), torch.from_numpy(coefficients)
@@ -221,22 +246,28 @@ def _compact(
 def _reconstructed(
     ctx: StepContext, clip: ClipModel, directions: HeadDirections, given: Inputs, dry_run: bool
 ) -> EditedClip:
-    """W' = U diag(s) V_hat: right vectors as their codes say, zero where a code is empty (ours in detail)."""
+    """W' = U diag(s) V_hat: right vectors as their codes say, zero where a code is empty, as they are where they were not
+    explained (ours in detail)."""
     assert given.concepts is not None and given.dictionary is not None
     grid, dictionary = Grid(directions.model), read_dictionary(given.dictionary, clip.identity, ctx)
     codes = main_codes(grid, given.concepts, sign=1)
-    places = list(codes.active)
+    places, visual = codes.explained, clip.network.visual
     support, coefficients = code_arrays(codes, places)
     used = torch.unique(support.clamp_min(0))
     rows = centred_of(dictionary.raw, dictionary.centring, used)[torch.searchsorted(used, support.clamp_min(0))]
     joint = (coefficients[..., None] * rows).sum(1)
     proj, mu = (torch.from_numpy(directions.arrays[name].copy()) for name in ("proj", "mu"))
-    right = torch.zeros(*grid.shape, proj.shape[0])
-    for place, vector in zip(places, residual_direction(joint, proj, mu), strict=True):
-        right[place] = vector
-    state = put_right_vectors(clip.network.visual, directions, dict(zip(grid.layers, right, strict=True)))
+    right = torch.stack([torch.from_numpy(directions.arrays[f"L{layer}.vh"].copy()) for layer in grid.layers])
+    explained, empty = torch.zeros(grid.shape, dtype=torch.bool), joint.norm(dim=-1) <= TINY
+    for place, vector in zip(places, residual_direction(joint, proj, mu).masked_fill(empty[:, None], 0), strict=True):
+        right[place], explained[place] = vector, True
+    layers = [at for at in range(grid.shape[0]) if bool(explained[at].any())]
+    for at in layers:
+        check_recomputed(visual, directions, grid.layers[at], grid.heads, explained[at])
+    state = put_right_vectors(visual, directions, {grid.layers[at]: right[at] for at in layers})
     folder = ctx.folder("checkpoint")
-    summary = {"rule": "reconstruction", "directions": right[..., 0].numel(), "coded": len(places), "dry_run": dry_run,
+    summary = {"rule": "reconstruction", "directions": right[..., 0].numel(), "coded": len(places) - int(empty.sum()),
+               "emptied": int(empty.sum()), "dry_run": dry_run,
                "setting": [*codes.setting], "small": clip.small}  # fmt: skip
     write_checkpoint(
         folder, clip, None if dry_run else state, {"format": 1, "model": directions.model, "summary": summary}

@@ -39,6 +39,9 @@ PRESETS: Mapping[str, tuple[Rule, ...]] = {
 }
 """Spurious: scores 3 to 5 are removed. nsfw: 3 is turned round, 4 and 5 are removed. 1 and 2 stay in both."""
 
+JUDGED: Mapping[str, tuple[str, ...]] = {"spurious": ("background", "concept_match"), "nsfw": ("safety",)}
+"""Tasks of a judge whose scores mean what a preset takes them for; ``concept_match`` with the user's own scene is ours."""
+
 
 class Ruled(NamedTuple):
     """``multipliers`` (...) float32, and which rule gave each: ``rule`` (...) int64, -1 where none did."""

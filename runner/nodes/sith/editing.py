@@ -39,7 +39,8 @@ class Decision(NamedTuple):
 
 
 def decide(evidence: Mapping[str, Tensor], rules: Sequence[Rule], note: Callable[[Place], str], top_n: int | None) -> Decision:  # fmt: skip
-    """Apply rules to the evidence; with ``top_n`` only the strongest of each head. ``note``: more about a direction."""
+    """Apply rules to the evidence; with ``top_n`` only the strongest of each head, those of the first
+    kind of evidence that the rules name before those of the next, since their values do not compare. ``note``: more about a direction."""
     found = apply_rules(evidence, rules)
     multipliers = found.multipliers
     if top_n is not None:
@@ -53,10 +54,13 @@ def decide(evidence: Mapping[str, Tensor], rules: Sequence[Rule], note: Callable
 
 
 def _strength(evidence: Mapping[str, Tensor], rules: Sequence[Rule], chosen: Tensor) -> Tensor:
+    """Numbers to order directions by: one stretch a kind of evidence, within it by value (equal ones stay equal)."""
     strength = torch.full(chosen.shape, -torch.inf, dtype=torch.float64)
+    kinds = list(dict.fromkeys(rule.of for rule in rules))
     for number, rule in enumerate(rules):
-        values = evidence[rule.of].double()
-        strength = torch.where(chosen == number, -values if rule.of.endswith("rank") else values, strength)
+        values = evidence[rule.of].double().nan_to_num()
+        order = torch.unique(-values if rule.of.endswith("rank") else values, return_inverse=True)[1]
+        strength = torch.where(chosen == number, order / order.numel() - kinds.index(rule.of), strength)
     return strength
 
 
@@ -159,27 +163,32 @@ def _summary(directions: HeadDirections, m: Tensor) -> Row:
     energy = (
         torch.stack([torch.from_numpy(directions.arrays[f"L{layer}.s"].copy()) for layer in grid.layers]).double() ** 2
     )
+    whole = sum(
+        float(row["fro_norm"]) ** 2 for row in directions.heads.to_pylist()
+    )  # also of directions beyond the rank
     changed = m != 1
     return {
         "directions": m.numel(),
         "changed": int(changed.sum()),
         "removed": int((m == 0).sum()),
         "turned": int((m < 0).sum()),
-        "energy_share_changed": float(energy[changed].sum() / energy.sum()) if float(energy.sum()) else 0.0,
+        "energy_share_changed": float(energy[changed].sum()) / whole if whole else 0.0,
         "small": bool(directions.model["small"]),
     }
 
 
 def put_right_vectors(visual: Any, directions: HeadDirections, right: Mapping[int, Tensor]) -> dict[str, Tensor]:
-    """State dict of the tower with W' = U diag(s) V_hat: ``right`` (heads, k, D) by layer in place of the leading k rows of V.
+    """State dict of the tower with W' = U diag(s) V_hat: ``right`` (heads, k, D) by layer in place of the k rows of V that the
+    directions hold, U and s as they hold them (codes are of V with that sign); directions beyond k stay.
 
     Ours in detail (the reconstruction test): the paper names the test, not how it was made.
     """
     fold, factors = bool(directions.model["fold_ln"]), {}
     for layer, rows in right.items():
         own = vo_factors(visual, layer, fold)
-        svd = svd_of_product(own.A, own.B)
-        vh, heads = svd.vh.clone(), list(directions.model["heads"])
-        vh[heads, : rows.shape[1]] = rows.to(vh)
-        factors[layer] = HeadFactors(svd.u * svd.s[..., None, :], vh, own.bias)
+        svd, heads, k = svd_of_product(own.A, own.B), list(directions.model["heads"]), rows.shape[1]
+        u, s = (torch.from_numpy(directions.arrays[f"L{layer}.{name}"].copy()) for name in ("u", "s"))
+        A, vh = svd.u * svd.s[..., None, :], svd.vh.clone()
+        A[heads, :, :k], vh[heads, :k] = (u * s[..., None, :]).to(A), rows.to(vh)
+        factors[layer] = HeadFactors(A, vh, own.bias)
     return write_factors(visual, factors, fold)

@@ -132,7 +132,7 @@ MeanFile = Annotated[InputPath | None, Field(description="image mean [dim] as .n
 LAST_FOUR = [-4, -3, -2, -1]
 
 
-@step("sith.decompose", version="1")
+@step("sith.decompose", version="2")
 def decompose(
     ctx: StepContext,
     *,
@@ -169,7 +169,7 @@ def decompose(
     return directions_of(ctx, clip, minus, reading, mean)
 
 
-@step("sith.edit", version="1")
+@step("sith.edit", version="2")
 def edit(
     ctx: StepContext,
     *,
@@ -188,7 +188,13 @@ def edit(
     effects: AttributeEffects | None = None,
     concepts: HeadConcepts | None = None,
     dictionary: ConceptDictionary | None = None,
-    top_n_per_head: Annotated[int | None, Field(ge=1, description="change at most so many directions a head")] = None,
+    top_n_per_head: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="change at most so many directions a head: first those of match, then of the kinds of evidence in the order of the rules",
+        ),
+    ] = None,
     max_unscored: Annotated[
         float, Field(ge=0, le=1, description="share of lists without a score that is allowed")
     ] = 0.05,
@@ -248,7 +254,7 @@ def attribute_effect(
     raise DataError(f"sith.attribute_effect goes by {by}", hint=hint)
 
 
-@step("sith.compare", version="1")
+@step("sith.compare", version="2")
 def compare(
     ctx: StepContext,
     *,

@@ -71,13 +71,13 @@ def places():
     return [(layer, head, sv) for layer in (1, 2) for head in range(H) for sv in range(R)]
 
 
-def judged(score, status="scored"):
+def judged(directions, score, task="background", status="scored"):
     rows = [
-        {"task": "background", "layer": layer, "head": head, "sv": sv, "side": "right", "sign": 1, "score": score(layer, head, sv),
+        {"task": task, "layer": layer, "head": head, "sv": sv, "side": "right", "sign": 1, "score": score(layer, head, sv),
          "status": status if score(layer, head, sv) else "unscored", "attempts": 1, "judge": "j", "prompt_hash": "p", "cached": False}
         for layer, head, sv in places()
     ]  # fmt: skip
-    return HeadJudgements("background", "j", arrow_table("sith_judgement", rows))
+    return HeadJudgements(directions.model, task, "j", arrow_table("sith_judgement", rows))
 
 
 def told(directions, seed=0):
@@ -106,7 +106,8 @@ def test_directions_hold_the_singular_vectors_and_their_rows(clip, directions):
     A, B, _ = vo_factors(clip.network.visual, 2)
     a = directions.arrays
     np.testing.assert_allclose((a["L2.u"] * a["L2.s"][:, None]) @ a["L2.vh"], A @ B, atol=1e-5)
-    assert set(a) == {f"L{layer}.{name}" for layer in (1, 2) for name in ("u", "s", "vh", "joint")} | {"mu", "proj"}
+    names = ("u", "s", "vh", "joint", "joint_neg")
+    assert set(a) == {f"L{layer}.{name}" for layer in (1, 2) for name in names} | {"mu", "proj"}
     assert a["L1.joint"].shape == (H, R, 12) and all(value.dtype == np.float32 for value in a.values())
     assert (
         directions.model["layers"] == [1, 2]
@@ -159,7 +160,9 @@ def test_the_image_mean_comes_from_one_named_place(clip, ctx, dictionary, tmp_pa
 
 
 def test_a_preset_writes_a_checkpoint_that_stock_open_clip_loads(clip, directions, ctx):
-    scores = judged(lambda layer, head, sv: 5 if (layer, head, sv) == (2, 1, 0) else 3 if sv == 1 else 1)
+    scores = judged(
+        directions, lambda layer, head, sv: 5 if (layer, head, sv) == (2, 1, 0) else 3 if sv == 1 else 1, "safety"
+    )
     made = steps.edit(ctx, clip=clip, directions=directions, preset="nsfw", judgements=scores)
     stock, _, _ = open_clip.create_model_and_transforms(f"local-dir:{made.checkpoint}")
     ours = load(made.checkpoint)
@@ -189,7 +192,7 @@ def test_a_preset_writes_a_checkpoint_that_stock_open_clip_loads(clip, direction
 
 
 def test_untouched_blocks_keep_their_weights_and_a_dry_run_writes_none(clip, directions, ctx):
-    scores = judged(lambda layer, head, sv: 4 if layer == 2 else 1)
+    scores = judged(directions, lambda layer, head, sv: 4 if layer == 2 else 1)
     made = steps.edit(ctx, clip=clip, directions=directions, preset="spurious", judgements=scores, top_n_per_head=2)
     state, old = load_file(made.checkpoint / "open_clip_model.safetensors"), clip.network.state_dict()
     changed = {name for name in old if not torch.equal(state[name], old[name])}
@@ -203,7 +206,7 @@ def test_untouched_blocks_keep_their_weights_and_a_dry_run_writes_none(clip, dir
 
 
 def test_unscored_lists_are_left_alone_up_to_the_limit(clip, directions, ctx):
-    scores = judged(lambda layer, head, sv: None if (head, sv) == (0, 0) else 5)
+    scores = judged(directions, lambda layer, head, sv: None if (head, sv) == (0, 0) else 5)
     with pytest.raises(DataError, match="2 of 32 concept lists have no score"):
         steps.edit(ctx, clip=clip, directions=directions, preset="spurious", judgements=scores)
     made = steps.edit(ctx, clip=clip, directions=directions, preset="spurious", judgements=scores, max_unscored=0.1)
@@ -291,7 +294,7 @@ def test_reconstructions_take_the_place_of_the_right_vectors(clip, directions, d
 
 def test_edits_that_cannot_be_meant_are_refused(clip, directions, ctx, tmp_path):
     other = write_clip(tmp_path / "other", seed=5)
-    scores = judged(lambda *place: 1)
+    scores = judged(directions, lambda *place: 1)
     rule = steps.EditRule(when=steps.When(top=2), multiply=0)
     for given, words in (
         ({"clip": other, "preset": "spurious", "judgements": scores}, "not of other/"),
@@ -309,7 +312,7 @@ def test_edits_that_cannot_be_meant_are_refused(clip, directions, ctx, tmp_path)
     wrong = {**directions.arrays, "L1.s": directions.arrays["L1.s"] * 1.1}
     moved = type(directions)(directions.model, directions.heads, directions.directions, wrong)
     with pytest.raises(DataError, match="other singular vectors"):
-        steps.edit(ctx, clip=clip, directions=moved, preset="spurious", judgements=judged(lambda *place: 5))
+        steps.edit(ctx, clip=clip, directions=moved, preset="spurious", judgements=judged(directions, lambda *place: 5))
 
 
 # --- effects, comparison, adapters, recall -----------------------------------------------------------------------------
@@ -399,13 +402,16 @@ def test_an_adapter_is_merged_compared_and_decomposed(clip, directions, ctx, tmp
     u, s, vh = (delta.arrays[f"L2.{part}"] for part in ("u", "s", "vh"))
     np.testing.assert_allclose((u * s[:, None]) @ vh, W2 - W, atol=1e-4)
     with pytest.raises(DataError, match="the difference to"):
-        steps.edit(ctx, clip=tuned, directions=delta, preset="spurious", judgements=judged(lambda *place: 1))
+        steps.edit(
+            ctx, clip=tuned, directions=delta, preset="spurious", judgements=judged(directions, lambda *place: 1)
+        )
     half = {f"{at}A.weight": a}
     for tensors, config, words in (
         (half, {}, "both lora_A and lora_B"),
         ({**half, f"{at}B.weight": torch.zeros(D, 3)}, {}, "does not fit"),
         ({"base_model.model.visual.mlp.lora_A.weight": a}, {}, "no adapter of this model's attention"),
         ({**half, f"{at}B.weight": b}, {"use_dora": True}, "use_dora"),
+        ({**half, f"{at}B.weight": b}, {"fan_in_fan_out": True}, "fan_in_fan_out"),
         ({**half, f"{at}B.weight": b}, {"peft_type": "IA3"}, "not that of a LoRA adapter"),
     ):
         with pytest.raises(ModelRefused, match=words):
@@ -431,5 +437,9 @@ def test_recall_pairs_safe_and_unsafe_by_their_name(clip, ctx):
     assert found["T->V", 1] == found["V->T", 1] == found["V*->TT*", 1] == (2, 2)
     assert all(n == 2 and 0 <= hits <= 2 for hits, n in found.values()) and len(found) == 12
     assert "1 pairs lack" in ctx.journal.messages[0]["text"]
+    broken = vectors.copy()
+    broken[1, 3] = np.nan
+    with pytest.raises(DataError, match="contain NaN"):
+        steps.recall(ctx, clip=clip, features=embedded(clip, broken, names), images=images)
     with pytest.raises(DataError, match="no pair of a safe and an unsafe"):
         steps.recall(ctx, clip=clip, features=features, images=images, split="val")
