@@ -1,8 +1,7 @@
-"""What singular directions of heads do on pictures. Coefficients as the paper grounds directions; the comparison of groups
-is OURS.
+"""What singular directions of heads do on pictures. All OURS: the paper (arXiv 2603.24653, section 4.2) grounds directions in
+pictures, but no code of it was released and its formula is not known to us.
 
-c_j = s_j sum_i A_cls,i <n(x_i), u_j> is how much of v_j a head adds to the class token (arXiv 2603.24653, section 4.2, of
-which no code was released). To first order, and past later blocks unseen, that moves the unit embedding by
+c_j = s_j sum_i A_cls,i <n(x_i), u_j> is how much of v_j a head adds to the class token. To first order, and past later blocks unseen, that moves the unit embedding by
 c_j q_j / (deviation of the final class token x norm of the embedding), with q_j as in ``effects.written``.
 """
 

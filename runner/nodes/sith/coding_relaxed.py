@@ -32,9 +32,11 @@ def matching_pursuit(
     rows = as_rows(atoms)
     check(targets, rows, [k], 0.0)
     search = search_of(rows, settings, absolute=signed)
-    residual, picked = targets.double(), Picked.none(targets, k)
+    residual, picked = targets.to(torch.float64, copy=True), Picked.none(targets, k)
     for step in range(k):
         live = torch.nonzero(residual.norm(dim=1) >= 1e-6)[:, 0]
+        if not len(live):
+            break
         found = search.top(residual[live], min(2, rows.shape[0]), picked.support[live, :step])
         atom = rows.take(found.atoms[:, 0]).double()
         product = (atom * residual[live]).sum(1)
@@ -68,7 +70,7 @@ def lasso(
         raise ValueError(f"l1 must be finite and above 0, not {l1}")
     check(targets, rows, [1], 0.0)
     search, picked = search_of(rows, settings), Picked.none(targets, 0)
-    residual = targets.double()
+    residual = targets.to(torch.float64, copy=True)
     live = torch.arange(len(targets), device=targets.device)
     for _ in range(10 * rows.shape[1] + 10):  # each round lowers the objective until only rounding is left
         if not len(live):

@@ -48,7 +48,7 @@ class TensorRows:
 
     def take(self, index: Tensor) -> Tensor:
         """A copy."""
-        return self.values.index_select(0, index.flatten()).view(*index.shape, -1).float()
+        return self.values.index_select(0, index.flatten()).view(*index.shape, self.values.shape[1]).float()
 
 
 class JoinedRows:

@@ -63,6 +63,8 @@ class Search:
         banned = torch.full((len(queries), 0), -1, device=queries.device) if banned is None else banned
         scores = queries.new_full((len(queries), count), -torch.inf)
         found = Top(scores, torch.full_like(scores, -1, dtype=torch.int64))
+        if not len(queries):
+            return found
         zero = (queries == 0).all(1)
         rows = torch.nonzero(~zero)[:, 0]
         self._fill_zero(found, torch.nonzero(zero)[:, 0], queries, count, banned)

@@ -64,19 +64,30 @@ def dictionary(
     clip: ClipModel,
     concepts: Concepts,
     batch: BatchSize = 1024,
-    dedupe: Annotated[bool, Field(description="each text once; otherwise repeated lines are only counted")] = False,
-    max_atoms: Annotated[int | None, Field(ge=1, description="the first so many")] = None,
-    exclude: Annotated[list[str], Field(description="texts to leave out, compared letter by letter")] = [],  # noqa: B006
+    dedupe: Annotated[
+        bool,
+        Field(description="each text once; otherwise repeated lines are only counted; before the mean is taken (ours)"),
+    ] = False,
+    max_atoms: Annotated[
+        int | None, Field(ge=1, description="the first so many; before the mean is taken (ours)")
+    ] = None,
+    exclude: Annotated[
+        list[str], Field(description="texts to leave out, compared letter by letter; before the mean is taken (ours)")
+    ] = [],  # noqa: B006
     name: Annotated[str | None, Field(min_length=1, max_length=80, description="default: its kind")] = None,
 ) -> ConceptDictionary:
-    """Embed concepts by the text tower, as they are written, to explain heads with."""
+    """Embed concepts by the text tower, as they are written, to explain heads with.
+
+    ``exclude``, ``dedupe`` and ``max_atoms`` act before the embedding, so that the mean which later steps take off is that of
+    the concepts that are left. Ours: the released code takes the mean of the whole file before any filter.
+    """
     from runner.nodes.sith.dictionary_making import listed, make_dictionary, name_of
 
     found = listed(concepts, dedupe=dedupe, max_atoms=max_atoms, exclude=exclude)
     return make_dictionary(ctx, clip, name or name_of(concepts), found, batch)
 
 
-@step("sith.explain", version="1")
+@step("sith.explain", version="2")
 def explain(
     ctx: StepContext,
     *,

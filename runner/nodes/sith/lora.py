@@ -54,7 +54,11 @@ def _scale(adapter: Path) -> Any:
         raise ModelRefused(
             f"{adapter.name}: adapter_config.json is not that of a LoRA adapter (peft_type, r, lora_alpha)"
         )
-    odd = [name for name in ("use_dora", "alpha_pattern", "rank_pattern", "modules_to_save") if config.get(name)]
+    odd = [
+        name
+        for name in ("use_dora", "fan_in_fan_out", "alpha_pattern", "rank_pattern", "modules_to_save")
+        if config.get(name)
+    ]
     if odd or config.get("bias", "none") != "none":
         raise ModelRefused(f"{adapter.name}: {', '.join(odd) or 'trained biases'} of LoRA adapters is not supported")
     return lambda own: alpha / (own**0.5 if config.get("use_rslora") else own)

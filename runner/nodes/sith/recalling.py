@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,9 +27,11 @@ def recall_rows(
     """Rows of ``sith_recall`` by dataset, setting and cut-off.
 
     Pairs share the part of ``sample_id`` before its last ``/``; those that lack a picture or a caption are left out and
-    counted. Raises ``DataError`` for another encoder's features and where no pair is whole.
+    counted. Raises ``DataError`` for another encoder's features, for some that are not finite and where no pair is whole.
     """
     check_identity(features.encoder, {"name": clip.name, "identity": clip.identity}, "features were made")
+    if not np.isfinite(features.features["features"]).all():
+        raise DataError("the features contain NaN or infinity", hint="Make them again with classify.features.")
     attributes = _attributes(images)
     rows: list[Row] = []
     for info in features.datasets:

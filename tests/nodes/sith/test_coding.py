@@ -280,3 +280,21 @@ def test_rows_may_lie_in_a_file(tmp_path):
     np.save(tmp_path / "atoms.npy", G.numpy())
     mapped = torch.from_numpy(np.load(tmp_path / "atoms.npy", mmap_mode="c"))
     assert torch.equal(comp(X, mapped, 5, chunk=64).support, comp(X, G, 5).support)
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(backend="faiss"), Settings(precision="int8")])
+def test_without_targets_and_once_every_row_has_ended_nothing_is_picked(settings):
+    X, G = drawn(2)
+    for code in (
+        comp(X[:0], G, 3, precision=settings.precision, backend=settings.backend),
+        matching_pursuit(X[:0], G, 3, settings=settings),
+    ):
+        assert code.support.shape == (0, 3) and code.residual_norm.shape == (0,)
+    assert lasso(X[:0], G, 0.2, settings=settings).support.shape[0] == 0
+    own = G[:3].double()
+    for signed in (False, True):
+        code = matching_pursuit(own, G, 4, signed, settings=settings)
+        assert code.support.tolist() == [[i, -1, -1, -1] for i in range(3)]
+    assert torch.equal(own, G[:3].double())
+    nothing = comp(torch.zeros(2, 24), G, 3, precision=settings.precision, backend=settings.backend)
+    assert not nothing.coefficients.any() and (nothing.support >= 0).all()
