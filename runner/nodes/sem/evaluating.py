@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -267,14 +268,28 @@ def _query(texts: DebiasedTexts, label: str) -> Query:
     return Query(label, torch.from_numpy(vectors), None if image_map is None else torch.from_numpy(image_map))
 
 
-def similarities(images: Tensor, query: Query) -> Tensor:
-    """Cosine of every query and picture, float32 [queries, n]; pictures are mapped where the method does so."""
+def similarities(population: Population, query: Query) -> Tensor:
+    """Cosine of every query and picture, float32 [queries, n]; pictures are mapped where the method does so.
+
+    Raises ``DataError`` where the map leaves nothing of a picture.
+    """
+    images = population.vectors
     if query.image_map is None:
         return cosines(images, query.vectors)
-    if query.image_map.ndim == 2:
-        return cosines(apply_map(images, query.image_map).float(), query.vectors)
-    each = zip(query.image_map, query.vectors, strict=True)
-    return torch.cat([cosines(apply_map(images, own).float(), text[None]) for own, text in each])
+    with _named(population, query.label):
+        if query.image_map.ndim == 2:
+            return cosines(apply_map(images, query.image_map).float(), query.vectors)
+        each = zip(query.image_map, query.vectors, strict=True)
+        return torch.cat([cosines(apply_map(images, own).float(), text[None]) for own, text in each])
+
+
+@contextmanager
+def _named(population: Population, label: str) -> Iterator[None]:
+    """What cannot be computed as a ``DataError`` that names dataset and method."""
+    try:
+        yield
+    except ValueError as error:
+        raise DataError(f"{population.dataset}: {shown(label)}: {error}") from error
 
 
 class SecondStep(NamedTuple):
@@ -292,15 +307,17 @@ class SecondStep(NamedTuple):
 def second_steps(population: Population, halves: Folds, step: SecondStep, shared: bool) -> list[Query]:
     """The step's vectors for each half, with its reference half; neighbours are those of the base's vectors.
 
-    ``shared``: one set of neighbours for all queries, as published for classes. Raises ``DataError`` for too few of a value.
+    ``shared``: one set of neighbours for all queries, as published for classes. Raises ``DataError`` for too few of a value, and where
+    nothing is left of a query.
     """
     values, start, neighbours = torch.from_numpy(population.values), step.base.vectors, step.spec.neighbours
     made = []
     for fold, rows in enumerate(torch.from_numpy(halves.reference)):
         images, classes = population.vectors[rows], values[rows]
         _check_neighbours(population, fold, classes, neighbours)
-        prototypes = bend_prototypes(images, classes, start, neighbours, len(population.classes), shared)
-        made.append(Query(step.label, bend_vlm(start, prototypes).float()))
+        with _named(population, step.label):
+            prototypes = bend_prototypes(images, classes, start, neighbours, len(population.classes), shared)
+            made.append(Query(step.label, bend_vlm(start, prototypes).float()))
     return made
 
 

@@ -86,10 +86,10 @@ def _order(population: Population, halves: Folds, one: Query | SecondStep, plan:
     needed = searched if population.clusters is not None else 3 * plan.k + 50
     places = min(searched, needed if plan.draws else plan.k)
     if isinstance(one, Query):
-        similarity = similarities(population.vectors, one)
+        similarity = similarities(population, one)
         return np.stack([ranked(similarity, rows, places) for rows in halves.evaluated])
     each = zip(second_steps(population, halves, one, shared=False), halves.evaluated, strict=True)
-    return np.stack([ranked(similarities(population.vectors, own), rows, places) for own, rows in each])
+    return np.stack([ranked(similarities(population, own), rows, places) for own, rows in each])
 
 
 class _Judged(NamedTuple):

@@ -151,7 +151,7 @@ def _said(population: Population, halves: Folds, one: Query | SecondStep) -> Sai
 
 def _nearest(population: Population, query: Query) -> IntArray:
     """Place of the class text with the highest cosine, the first of equal ones, [n]."""
-    return np.asarray(similarities(population.vectors, query).argmax(0).numpy(), np.int64)
+    return np.asarray(similarities(population, query).argmax(0).numpy(), np.int64)
 
 
 def _baseline(labels: Sequence[str], wanted: str | None) -> str:

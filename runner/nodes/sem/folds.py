@@ -24,7 +24,8 @@ def repeated_halves(n: int, folds: int = 10, val_fraction: float = 0.5, seed: in
     order that the last shuffle left. The halves are no partition of the population: a row is evaluated in about half of the
     folds, so results of different folds are not independent. Raises ValueError where a side would be empty.
     """
-    reference_size = int(n * (1 - val_fraction))
+    # The product may fall short of a whole number by rounding: 10 * (1 - 0.9) is 0.9999999999999998.
+    reference_size = int(n * (1 - val_fraction) + 1e-9)
     if folds < 1 or not 0 < reference_size < n:
         raise ValueError(f"{n} rows cannot be split {folds} times with a share of {val_fraction:g} evaluated")
     rng = np.random.RandomState(seed)

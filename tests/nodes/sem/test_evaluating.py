@@ -11,6 +11,7 @@ from steps_material import BIRDS, bird_pictures, bird_prompts, exact_sae, load_c
 from results.tables import arrow_table
 from runner.context import local_context
 from runner.errors import DataError
+from runner.nodes.sem.folds import repeated_halves
 from runner.nodes.sem.methods_specs import BendSpec, Methods, Relevant
 from runner.nodes.sem.steps import compare, retrieval, texts, zero_shot
 
@@ -221,6 +222,75 @@ def test_the_second_step_makes_retrieval_fairer(ctx, pictures, debiased):
     for row in zero.groups.to_pylist():
         per_fold[row["fold"]] += row["n"] * (row["method"] == "BendSEM")
     assert set(per_fold.values()) == {120}
+
+
+def bent(pictures, start, rows, shared, neighbours=15):
+    """The second step written out for two places: nearest pictures of each among ``rows``, their difference taken out."""
+    images = pictures[0].features["features"].astype(np.float64)
+    value, near, out = truth(pictures)[1], images @ start.T.astype(np.float64), []
+    for q, z in enumerate(start.astype(np.float64)):
+        means = []
+        for v in (0, 1):
+            members = rows[value[rows] == v]
+            told = near[members].mean(1) if shared else near[members, q]
+            means.append(images[members[np.argsort(-told)[:neighbours]]].mean(0))
+        axis = (means[1] - means[0]) / np.linalg.norm(means[1] - means[0])
+        out.append(z - (z @ axis) * axis)
+    return images @ (np.array(out) / np.linalg.norm(out, axis=1, keepdims=True)).T
+
+
+def test_the_second_step_of_retrieval_takes_each_query_s_neighbours_in_the_reference_half(ctx, pictures, debiased):
+    bend = [BendSpec(base="sem_bi", neighbours=15)]
+    scores = retrieval(ctx, **asked(pictures, debiased, k=30, folds=1, draws=0, bend=bend))
+    value, (reference, held) = truth(pictures)[1], next(halves(240, 1))
+
+    def water(rows, shared):
+        near = bent(pictures, debiased.vectors["sem_bi"], rows, shared)
+        return [int(value[held[np.argsort(-near[held, q])[:30]]].sum()) for q in (0, 1)]
+
+    rows = {(r["method"], r["query"], r["value"]): r["retrieved"] for r in scores.counts.to_pylist()}
+    found = [rows["bend(sem_bi)", query, "water"] for query in BIRDS]
+    assert found == water(reference, False)
+    assert found not in (water(reference, True), water(held, False))
+
+
+def test_the_second_step_of_classes_shares_neighbours_of_the_reference_half(ctx, pictures, debiased):
+    bend = [BendSpec(base="vanilla", neighbours=2)]
+    scores = zero_shot(ctx, **asked(pictures, debiased, folds=1, draws=0, bend=bend))
+    (target, _), (reference, held) = truth(pictures), next(halves(240, 1))
+
+    def right(rows, shared):
+        said = bent(pictures, debiased.vectors["vanilla"], rows, shared, neighbours=2).argmax(1)
+        return {f"b{i}" for i in held if said[i] == target[i]}
+
+    answers = [r for r in scores.answers.to_pylist() if r["method"] == "bend(vanilla)"]
+    found = {r["sample_id"] for r in answers if r["correct"]}
+    assert len(answers) == 120 and found == right(reference, True)
+    assert found not in (right(reference, False), right(held, True))
+
+
+def test_what_leaves_nothing_names_dataset_and_method(ctx, pictures, debiased):
+    features, images = pictures
+    gone = debiased.vectors | {"prism_mini/image_map": np.zeros((16, 16), np.float32)}
+    with pytest.raises(DataError, match="birds: 'prism_mini': row 0"):
+        zero_shot(ctx, **asked(pictures, dataclasses.replace(debiased, vectors=gone)))
+    # Pictures of each place are one vector, and the queries lie along their difference.
+    ends = np.eye(16, dtype=np.float32)[:2]
+    two = dataclasses.replace(features, features={"features": ends[truth(pictures)[1]]})
+    along = debiased.vectors | {"vanilla": np.repeat(ends[1:] - ends[:1], 2, 0) / np.float32(2**0.5)}
+    with pytest.raises(DataError, match=r"birds: 'bend\(vanilla\)': row 0"):
+        retrieval(
+            ctx,
+            **asked((two, images), dataclasses.replace(debiased, vectors=along), k=10),
+            bend=[BendSpec(base="vanilla", neighbours=5)],
+        )
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "size"), [(10, 0.9, 1), (10, 0.8, 2), (100, 0.71, 29), (7, 0.5, 3), (240, 0.3, 168)]
+)
+def test_the_reference_is_the_share_that_is_not_evaluated(n, share, size):
+    assert repeated_halves(n, 2, share).reference.shape == (2, size)
 
 
 @pytest.mark.parametrize(
