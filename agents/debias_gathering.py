@@ -103,7 +103,7 @@ class Gathering:
             self.ctx.warn(f"{got} instead of {job.wanted} {job.kind} texts were written", item=job.about)
 
     def _refused(self, message: str, kind: str) -> StepError:
-        way = f"give the texts in the spec under given: {{{kind}: ...}} or as {{file: texts.json}}"
+        way = f"give the texts in the spec under given: {{{kind}: ...}} or as given: {{{kind}: {{file: texts.json}}}}"
         more = ", take a larger llm, or raise retries" if kind in WRITTEN else ""
         return StepError(message, step=self.ctx.step, item=kind, hint=way + more)
 

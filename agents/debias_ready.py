@@ -14,8 +14,9 @@ from agents.debias_shipped import (
     wording_of,
 )
 from agents.debias_subject import Kind, NotShipped, PromptText, Sizes, Subject, Templates, numbered
-from agents.debias_texts import bare, filled, substituted, thing_of
+from agents.debias_texts import bare, filled, substituted, thing_of, unended
 from runner.data.sampling import sampled
+from runner.naming import spoken
 
 
 def ready_texts(kind: Kind, subject: Subject, sizes: Sizes, templates: Templates, seed: int) -> list[PromptText]:
@@ -82,7 +83,7 @@ def _spurious_texts(subject: Subject, templates: Templates) -> list[list[str]]:
     if templates.spurious is None and values is not None:
         return [list(value.spurious) for value in values]
     used = templates.spurious or (shipped().templates["spurious"],)
-    return [[filled(template, {"class": name}) for template in used] for name in subject.classes]
+    return [[filled(template, {"class": spoken(name)}) for template in used] for name in subject.classes]
 
 
 def _spurious(subject: Subject, templates: Templates) -> list[PromptText]:
@@ -97,9 +98,9 @@ def _candidates(subject: Subject, templates: Templates) -> list[PromptText]:
     own = ("{query} {class}",) if known else (shipped().templates["candidate"],)
     found: list[PromptText] = []
     for query in subject.queries:
-        text = " ".join(query.split()).rstrip(".!? ")
+        text = unended(query)
         for name, wording in zip(subject.classes, wordings, strict=True):
-            said = name if used is not None else wording.phrase
+            said = spoken(name) if used is not None else wording.phrase
             texts = [filled(template, {"query": text, "class": said}) for template in used or own]
             found += numbered("candidate", texts, query=query, class_name=name)
     return found

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from agents.debias_texts import article_for, bare, filled, name_of, thing_of
-from runner.naming import normalised
+from agents.debias_texts import bare, filled, name_of, thing_of, unended
+from runner.naming import article_for, normalised, spoken
 
 
 class ShippedValue(BaseModel):
@@ -106,11 +106,11 @@ def values_for(attribute: str, classes: Sequence[str]) -> list[ShippedValue] | N
 
 
 def wording_of(attribute: str, classes: Sequence[str]) -> list[Wording]:
-    """How each class is said: as shipped, else by its own name behind a comma."""
+    """How each class is said: as shipped, else by its own name behind a comma, underscores as spaces."""
     values = values_for(attribute, classes)
     if values is not None:
         return [Wording(value.word, value.phrase, value.words) for value in values]
-    return [Wording(None, name, (name,)) for name in classes]
+    return [Wording(None, name, (name,)) for name in map(spoken, classes)]
 
 
 def forbidden_words(attribute: str, classes: Sequence[str]) -> list[str]:
@@ -133,7 +133,7 @@ def augmented_pattern(query: str, attribute: str, classes: Sequence[str]) -> tup
     Before the noun where all values have such a word and the query is an article and a noun ("a photo of a {bias} nurse"),
     else behind the query.
     """
-    text, wordings = " ".join(query.split()).rstrip(".!? "), wording_of(attribute, classes)
+    text, wordings = unended(query), wording_of(attribute, classes)
     thing = thing_of(query)
     noun = bare(thing)
     if all(w.word for w in wordings) and noun != thing and text.endswith(thing):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from agents.debias_given import GivenTexts
 from agents.debias_subject import Kind
@@ -43,6 +43,11 @@ Classes = Annotated[
     _distinct("classes"),
 ]
 Queries = Annotated[list[Name], Field(min_length=1, max_length=5000), _distinct("queries")]
+# Told apart by type, so that what is wrong with a list is said of the list.
+ShippedOrQueries = Annotated[
+    Annotated[Literal["stereotypes"], Tag("shipped queries")] | Annotated[Queries, Tag("own queries")],
+    Discriminator(lambda value: "shipped queries" if isinstance(value, str) else "own queries"),
+]
 
 
 class SpecTemplates(BaseModel):
@@ -69,7 +74,7 @@ async def prompts(
     attribute: Annotated[str, Field(min_length=1, max_length=120, description="what queries should not depend on")],
     classes: Classes,
     queries: Annotated[
-        Literal["stereotypes"] | Queries,
+        ShippedOrQueries,
         Field(description="texts that are searched or classified with; stereotypes: 25 shipped ones about people"),
     ],
     needs: Annotated[
@@ -79,7 +84,7 @@ async def prompts(
     clip: ClipModel | None = None,
     given: Annotated[
         GivenTexts | None,
-        Field(description="texts by kind, {file: texts.json}, shipped, or llm (default: as there is)"),
+        Field(description="by kind: texts, {file: texts.json}, shipped, or llm (default: as there is)"),
     ] = None,
     n_diverse: Annotated[int, Field(ge=1, le=20_000, description="neutral captions")] = 328,
     per_class: Annotated[int, Field(ge=1, le=1000, description="bias prompts a value")] = 20,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from agents.prompting import one_line
-from runner.naming import mentions, normalised, words
+from runner.naming import article_for, mentions, normalised, spoken, words
 
 TEXT_CHARACTERS = 300
 MIN_WORDS = 2
@@ -61,13 +61,16 @@ _FRAME = re.compile(
 )
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _SLOT_WITH_ARTICLE = re.compile(r"\b(?P<article>an?)(?P<gap>\s+)$", re.IGNORECASE)
-_SILENT_H = re.compile(r"(?:hour|honest|heir|honou?r)", re.IGNORECASE)
-_LIKE_YOU = re.compile(r"(?:uni(?!n)|use|usu|eu|one\b|once\b|ut[ei])", re.IGNORECASE)
+
+
+def unended(query: str) -> str:
+    """A query as other texts take it up: on one line, underscores as spaces, without its full stop."""
+    return spoken(query).rstrip(".!? ")
 
 
 def thing_of(query: str) -> str:
-    """What a query shows: "a nurse" for "A photo of a nurse."; the query itself without a frame."""
-    text = " ".join(query.split()).rstrip(".!? ")
+    """What a query shows: "a nurse" for "A photo of a nurse."; the query itself without a frame; underscores as spaces."""
+    text = unended(query)
     match = _FRAME.match(text)
     return match["thing"] if match else text
 
@@ -75,13 +78,6 @@ def thing_of(query: str) -> str:
 def bare(thing: str) -> str:
     """A thing without its article."""
     return _ARTICLE.sub("", thing)
-
-
-def article_for(word: str) -> str:
-    """ "an" before a vowel sound, else "a", by spelling."""
-    if _SILENT_H.match(word):
-        return "an"
-    return "an" if word[:1].lower() in set("aeiou") and not _LIKE_YOU.match(word) else "a"
 
 
 def substituted(pattern: str, slot: str, value: str) -> str:

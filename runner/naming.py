@@ -7,11 +7,25 @@ import unicodedata
 
 _WORD = re.compile(r"\w+")
 _ARTICLES = frozenset({"a", "an", "the"})
+_SILENT_H = re.compile(r"(?:hour|honest|heir|honou?r)", re.IGNORECASE)
+_LIKE_YOU = re.compile(r"(?:uni(?!n)|use|usu|eu|one\b|once\b|ut[ei])", re.IGNORECASE)
 
 
 def normalised(name: str) -> str:
     """Casefolded, compatibility forms unified, underscores as spaces, spaces collapsed."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
+
+
+def spoken(name: str) -> str:
+    """A name as a text says it: underscores as spaces, spaces collapsed, case kept."""
+    return " ".join(name.replace("_", " ").split())
+
+
+def article_for(word: str) -> str:
+    """ "an" before a vowel sound, else "a", by spelling."""
+    if _SILENT_H.match(word):
+        return "an"
+    return "an" if word[:1].lower() in set("aeiou") and not _LIKE_YOU.match(word) else "a"
 
 
 def words(text: str) -> list[str]:

@@ -16,7 +16,6 @@ from agents.debias_shipped import (
 )
 from agents.debias_subject import Sizes, Subject, Templates
 from agents.debias_texts import (
-    article_for,
     bare,
     concept_words,
     forbidden_in,
@@ -25,6 +24,7 @@ from agents.debias_texts import (
     thing_of,
     why_no_caption,
 )
+from runner.naming import article_for
 
 CLASSES = {
     "gender": ["Male", "Female"],
@@ -129,6 +129,22 @@ def test_values_tell_their_texts_apart(attribute):
     for row in texts["insights"]:
         pairs.setdefault(row.idx, {})[row.class_name] = row.text
     assert all(set(pair) == {"a", "b"} and pair["a"] != pair["b"] for pair in pairs.values())
+
+
+def test_underscores_of_names_are_spaces_in_texts_and_stay_in_the_keys():
+    classes, queries = ("deep_sea", "dry_land"), ("a photo of a sea_urchin", "a photo of a land_snail")
+    named = Subject("living_place", classes, queries, ())
+    templates = Templates(spurious=("in the {class}",), candidate=("{query} in the {class}",))
+    for kind in ("spurious", "candidate", "augmented", "insights", "scene", "paraphrase"):
+        for given in (Templates(), templates):
+            rows = ready_texts(kind, named, Sizes(paraphrases=4), given, 0)
+            # The first paraphrase is the query itself, as the encoder gets it.
+            assert not [r for r in rows if "_" in r.text and r.text != r.query], kind
+            assert {r.query for r in rows} <= {None, *queries}
+            assert {r.class_name for r in rows} <= {None, "a", "b", *classes}
+    assert "a photo of a sea urchin, deep sea" in {
+        r.text for r in ready_texts("candidate", named, Sizes(), Templates(), 0)
+    }
 
 
 def test_values_are_found_by_other_names_and_only_once_each():

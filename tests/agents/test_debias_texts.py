@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.debias_texts import (
-    article_for,
     bare,
     concept_words,
     filled,
@@ -18,6 +17,7 @@ from agents.debias_texts import (
     why_no_pair,
     why_not_augmented,
 )
+from runner.naming import article_for
 
 
 @pytest.mark.parametrize(

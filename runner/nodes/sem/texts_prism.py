@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from runner.naming import article_for
+
 _PLACE = re.compile(r"(?:\b([Aa])n?( +))?\{(\w+)\}")
 
 
@@ -22,7 +24,7 @@ class Sentences(NamedTuple):
 
 
 def filled(scene: str, words: Mapping[str, str]) -> str:
-    """The scene with ``{name}`` replaced by its word; ``a`` or ``an`` directly before one follows the word's first letter.
+    """The scene with ``{name}`` replaced by its word; ``a`` or ``an`` directly before one follows the word's sound.
 
     Words enter as data: braces in them are never read as places, and places without a word stay.
     """
@@ -34,7 +36,7 @@ def filled(scene: str, words: Mapping[str, str]) -> str:
         word = words[name]
         if article is None:
             return word
-        return article + ("n" if word[:1].lower() in {*"aeiou"} else "") + space + word
+        return article + article_for(word)[1:] + space + word
 
     return _PLACE.sub(put, scene)
 

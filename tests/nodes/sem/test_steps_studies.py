@@ -99,6 +99,8 @@ def test_words_enter_scenes_as_data():
         filled("An {target}", {"target": "eagle"}) == "An eagle"
         and filled("data {target}", {"target": "x"}) == "data x"
     )
+    said = [filled("a {target} and An {target}", {"target": word}) for word in ("university", "hour", "umbrella")]
+    assert said == ["a university and A university", "an hour and An hour", "an umbrella and An umbrella"]
 
 
 def test_sentences_change_one_thing_at_a_time():
