@@ -71,6 +71,13 @@ def _study_places(template: str) -> str:
     return template
 
 
+def _each_once(values: list[str] | None) -> list[str] | None:
+    twice = next((value for value in values or [] if (values or []).count(value) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice[:80]!r} stands there twice")
+    return values
+
+
 Template = Annotated[str, Field(max_length=300), AfterValidator(_one_place)]
 StudyTemplate = Annotated[str, Field(max_length=300), AfterValidator(_study_places)]
 Texts = Annotated[list[DebiasedTexts], Field(description="of one debias.texts or several, for the same queries")]
@@ -78,6 +85,7 @@ Attribute = Annotated[str, Field(min_length=1, max_length=200, description="attr
 Values = Annotated[
     list[str] | None,
     Field(min_length=2, description="values that count; pictures of others are left out; default: all"),
+    AfterValidator(_each_once),
 ]
 Split = Annotated[
     Literal["all", "train", "val", "test"], Field(description="pictures used; all = every split pooled, as published")
@@ -94,7 +102,11 @@ Cluster = Annotated[
         "default: pictures are resampled",
     ),
 ]  # fmt: skip
-Words = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(min_length=2, max_length=1000)]
+Words = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=200)]],
+    Field(min_length=2, max_length=1000),
+    AfterValidator(_each_once),
+]
 
 
 @step("debias.texts", version="2")

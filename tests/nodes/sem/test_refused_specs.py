@@ -1,0 +1,62 @@
+"""Specs of debiasing that cannot be meant are refused when they are compiled, in words that say what to do."""
+
+import pytest
+
+from runner.errors import SpecError
+from runner.spec import compile_text
+
+SPEC = """
+name: t
+models:
+  clip: {{provider: open_clip, checkpoint: asset:small-clip}}
+steps:
+  pictures: {{uses: datasets.compose, name: birds,
+    objects: {{a: {{sets: [google-emoji], captions: [cat]}}, b: {{sets: [google-emoji], captions: [dog]}}}},
+    backgrounds: {{land: {{source: cifar10-train-sample, labels: [horse]}},
+                   water: {{source: cifar10-train-sample, labels: [ship]}}}},
+    splits: {{train: {{pictures: 10}}}}}}
+  features: {{uses: classify.features, encoder: $clip, images: $pictures}}
+  prompts: {{uses: sem.prompts, clip: $clip, attribute: place, classes: [land, water], queries: [a bird]}}
+  sae: {{uses: sem.train_sae, clip: $clip, texts: {{words: [cat, dog]}}, latents: 8}}
+  texts: {{uses: debias.texts, clip: $clip, prompts: $prompts, sae: $sae, methods: [vanilla]}}
+  x: {{{step}}}
+results: r.duckdb
+"""
+PROMPTS = "uses: sem.prompts, attribute: place, classes: [land, water]"
+RETRIEVAL = "uses: debias.retrieval, features: $features, images: $pictures, texts: [$texts], attribute: place"
+STUDY = "uses: debias.cp_bn, clip: $clip, prompts: $prompts, methods: [vanilla], subjects: [nurse, pilot]"
+
+
+def compiled(tmp_path, step):
+    return compile_text(SPEC.format(step=step), tmp_path / "spec.yaml", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (f"{PROMPTS}, queries: [a bird, a bird]", "'a bird' and 'a bird', which are the same name"),
+        (f"{PROMPTS}, queries: []", "at least 1 item"),
+        (f'{PROMPTS}, queries: ["  "]', "hold an empty name"),
+        (f"{PROMPTS}, queries: stereotype", '"stereotypes"'),
+        (f"{RETRIEVAL}, values: [land, land]", "'land' stands there twice"),
+        (f"{STUDY}, values: [male, female, male]", "'male' stands there twice"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path, step, said):
+    with pytest.raises(SpecError) as refused:
+        compiled(tmp_path, step)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        f"{PROMPTS}, queries: stereotypes",
+        f"{PROMPTS}, queries: [a bird, a cat]",
+        RETRIEVAL,
+        f"{RETRIEVAL}, values: [land, water]",
+        f"{STUDY}, values: [male, female]",
+    ],
+)
+def test_what_can_be_meant_compiles(tmp_path, step):
+    assert "x" in compiled(tmp_path, step).variants[0].steps
