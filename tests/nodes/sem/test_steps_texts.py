@@ -1,6 +1,7 @@
 """``debias.texts``: every method on real (random) CLIP embeddings, against formulas written out here, and what is refused."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import open_clip
@@ -101,12 +102,23 @@ def test_base_and_projection_are_what_their_formulas_say(made, clip):
     assert (ranks["orth_proj"], ranks["bend_vlm"], ranks["sae_top_k"], ranks["vanilla"]) == (2, 3, 3, None)
 
 
-def published_sem_bi(clip):
-    """SEM_bi one query and neuron at a time, as the equations stand, with the autoencoder relu(z), relu(-z)."""
+def both_signs(raw):
+    """Latents of the autoencoder of these tests."""
+    return np.maximum(np.concatenate([raw, -raw], 1), 0)
+
+
+def published_sem_bi(clip, latents=both_signs, n_bias=None, n_paraphrases=None):
+    """SEM_bi one query and neuron at a time, as the equations stand -> latents moved [queries, L], sensitivity [L].
+
+    Of bias prompts and paraphrases those with the least SHA-256 of seed (0) and text are used, the query always.
+    """
 
     def h(group):
-        raw = clip.raw_texts(group).astype(np.float32)
-        return np.maximum(np.concatenate([raw, -raw], 1), 0)
+        return latents(clip.raw_texts(group).astype(np.float32))
+
+    def drawn(group, n):
+        kept = sorted(group, key=lambda text: hashlib.sha256(f"0\0{text}".encode()).digest())[:n]
+        return [text for text in group if text in kept]
 
     def median(rows):
         return np.sort(rows, 0)[(len(rows) - 1) // 2]
@@ -115,22 +127,27 @@ def published_sem_bi(clip):
         return (rows < x).sum(0) / len(rows)
 
     diverse = h(of_kind("diverse"))
-    classes = [h(of_kind("bias", class_name=value)) for value in ("land", "water")]
-    sensitivity = np.zeros(32)
+    classes = [h(drawn(of_kind("bias", class_name=value), n_bias)) for value in ("land", "water")]
+    sensitivity = np.zeros(diverse.shape[1])
     for own, other in (classes, classes[::-1]):
         sensitivity = np.maximum(sensitivity, np.minimum(pct(diverse, median(own)), pct(other, median(own))))
     vectors = []
     for query in BIRDS:
-        concept = pct(diverse, median(h(of_kind("paraphrase", query=query))))
+        first, *others = of_kind("paraphrase", query=query)
+        told = [first, *drawn(others, n_paraphrases and n_paraphrases - 1)]
+        concept = pct(diverse, median(h(told)))
         m = (1 + concept - sensitivity) ** 2
-        moved = h([query])[0] * m + (1 - m) * median(diverse)
-        vectors.append(moved[:16] - moved[16:])
-    return unit(np.array(vectors)), sensitivity
+        vectors.append(h([query])[0] * m + (1 - m) * median(diverse))
+    return np.array(vectors), sensitivity
+
+
+def decoded(moved):
+    return moved[:, :16] - moved[:, 16:]
 
 
 def test_sem_bi_is_the_published_form_query_by_query(made, clip):
-    vectors, sensitivity = published_sem_bi(clip)
-    np.testing.assert_allclose(made.vectors["sem_bi"], vectors, atol=1e-5)
+    moved, sensitivity = published_sem_bi(clip)
+    np.testing.assert_allclose(made.vectors["sem_bi"], unit(decoded(moved)), atol=1e-5)
     rows = [r for r in made.neurons.to_pylist() if r["method"] == "sem_bi"]
     for row in rows:
         assert row["s_bias"] == pytest.approx(sensitivity[row["neuron"]])
@@ -186,6 +203,43 @@ def test_the_same_spec_gives_the_same_vectors(ctx, made, clip, sae):
     again = texts(ctx, clip=clip, prompts=bird_prompts(), sae=sae, methods=methods(*ALL))
     for name, array in made.vectors.items():
         np.testing.assert_array_equal(again.vectors[name], array)
+
+
+def largest_five(raw):
+    every = both_signs(raw)
+    kept = np.argsort(-every, axis=1)[:, :5]
+    out = np.zeros_like(every)
+    np.put_along_axis(out, kept, np.take_along_axis(every, kept, 1), 1)
+    return out
+
+
+def with_rest(clip, latents):
+    """The decoded vectors with what the latents do not hold of the query added."""
+    raw = clip.raw_texts(BIRDS).astype(np.float32)
+    return decoded(published_sem_bi(clip, latents)[0]) + raw - decoded(latents(raw))
+
+
+SWITCHES = {
+    "dense": ({"space": "clip"}, lambda clip: published_sem_bi(clip, lambda raw: raw)[0]),
+    "dense with residual": (
+        {"space": "clip", "add_residual": True},
+        lambda clip: published_sem_bi(clip, lambda raw: raw)[0],
+    ),
+    "sparse": ({"top_k": 5}, lambda clip: decoded(published_sem_bi(clip, largest_five)[0])),
+    "sparse with residual": ({"top_k": 5, "add_residual": True}, lambda clip: with_rest(clip, largest_five)),
+    "few bias prompts": ({"n_bias": 2}, lambda clip: decoded(published_sem_bi(clip, n_bias=2)[0])),
+    "few paraphrases": ({"n_paraphrases": 2}, lambda clip: decoded(published_sem_bi(clip, n_paraphrases=2)[0])),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_switch_of_sem_does_what_its_formula_says(ctx, made, clip, sae, name):
+    options, formula = SWITCHES[name]
+    found = texts(
+        ctx, clip=clip, prompts=bird_prompts(), sae=sae, methods=methods({"sem": options, "label": name}), seed=0
+    ).vectors[name]
+    np.testing.assert_allclose(found, unit(formula(clip)), atol=1e-5)
+    assert np.abs(found - made.vectors["sem_bi"]).max() > 1e-3
 
 
 def test_switches_of_sem_change_what_they_say(ctx, clip, sae):
