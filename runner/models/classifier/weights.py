@@ -58,15 +58,31 @@ def read_checkpoint(path: Path) -> Any:
     import torch
 
     _need_safe_unpickler(torch.__version__)
-    _refuse_bomb(path)
     try:
+        _refuse_bomb(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except ModelRefused:
+        raise
     except Exception as error:  # the unpickler meets hostile bytes: whatever it raises, the file is refused
+        if _is_cut_off(path, error):
+            raise ModelRefused(
+                f"{path}: damaged checkpoint: {'it is empty' if not path.stat().st_size else 'its bytes are not complete'}",
+                hint="Download it again.",
+            ) from error
         raise RestrictedLoadFailed(
             f"{path}: refused: the checkpoint holds more than tensors, or is damaged ({_reason(error)})",
             hint="Ask its author for safetensors. Without the restriction it is only read in a confined process, after "
             f"`trust: code` and `sha256: {sha256_of([path])}`.",
         ) from error
+
+
+def _is_cut_off(path: Path, error: Exception) -> bool:
+    """Whether the file ends too early or is a broken archive, so that lifting the restriction would not help either."""
+    if isinstance(error, EOFError | zipfile.BadZipFile) or not path.stat().st_size:
+        return True
+    with path.open("rb") as file:
+        begins_as_archive = file.read(4) == b"PK\x03\x04"
+    return begins_as_archive and (not zipfile.is_zipfile(path) or "zip archive" in str(error))
 
 
 def _refuse_bomb(path: Path) -> None:

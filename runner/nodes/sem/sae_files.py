@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from runner.errors import ModelRefused
-from runner.models.classifier.weights import read_checkpoint, read_safetensors
+from runner.models.classifier.weights import RestrictedLoadFailed, read_checkpoint, read_safetensors
 from runner.nodes.sem.losses import check_levels
 from runner.nodes.sem.sae import Layout, SaeAbout
 
@@ -88,12 +88,19 @@ def read_stored(path: Path, layout: Layout | None = None, about: SaeAbout | None
     if inside or layout == "native":
         stored = _read_native(path, about)
     else:
-        content = read_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
+        content = read_safetensors(path) if path.suffix == ".safetensors" else _checkpoint(path)
         stored = _from_content(content, path, layout, about)
     problem = _problem(stored)
     if problem:
         raise ModelRefused(f"{path}: this is no usable sparse autoencoder: {problem}")
     return Stored({name: value.float().contiguous() for name, value in stored.tensors.items()}, stored.about)
+
+
+def _checkpoint(path: Path) -> Any:
+    try:
+        return read_checkpoint(path)
+    except RestrictedLoadFailed as error:  # the hint there is for classifiers, which may be trusted with code
+        raise ModelRefused(error.message, hint="Ask its author for safetensors, or for the tensors alone.") from error
 
 
 def _folder(path: Path) -> Path:

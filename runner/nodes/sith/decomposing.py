@@ -128,7 +128,12 @@ def _mean_of_file(path: Path) -> NDArray[np.float64]:
             found = np.load(path, allow_pickle=False)
         return np.asarray(found, np.float64)
     except (OSError, ValueError, EOFError, SafetensorError) as error:
-        raise DataError(f"{path.name}: expected one vector [d] as .npy or .safetensors: {error}") from error
+        # What numpy says of other files is advice to lift a restriction.
+        why = str(error) if isinstance(error, OSError | SafetensorError) else "it holds no such array, or is damaged"
+        raise DataError(
+            f"{path.name}: expected one vector [d] of numbers as .npy or .safetensors: {why}",
+            hint="Write it with numpy.save, or leave mean_file out and give features, dictionary or image_mean: zero.",
+        ) from error
 
 
 # --- rows --------------------------------------------------------------------------------------------------------------
