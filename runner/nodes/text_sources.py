@@ -60,6 +60,19 @@ def distinct_texts(sources: Texts) -> list[str]:
     return found
 
 
+def blank_places(sources: Texts) -> list[str]:
+    """Where files and words of a spec hold a text without a letter, which ``distinct_texts`` leaves out, such as "a.txt: 2"."""
+    listed = list(sources) if isinstance(sources, (list, tuple)) else [sources]
+    plain = [source.of if isinstance(source, TemplateTexts) else source for source in listed]
+    return [
+        f"{_local(source.file).name if isinstance(source, FileTexts) else 'words'}: {number}"
+        for source in plain
+        if isinstance(source, FileTexts | WordTexts)
+        for number, text in enumerate(texts_of(source), 1)
+        if not flattened(text)
+    ]
+
+
 def _captions(corpus: Any) -> Iterator[str]:
     from runner.data.sources import open_sources
 

@@ -36,7 +36,7 @@ from runner.nodes.sem.sae import (
 )
 from runner.nodes.sem.training import LogRow, SaeTrainer, Schedule
 from runner.nodes.text_embedding import embed_raw_texts
-from runner.nodes.text_sources import distinct_texts
+from runner.nodes.text_sources import blank_places, distinct_texts
 
 Modality = Literal["text", "image", "both"]
 LEAST_COSINE = 0.8
@@ -104,6 +104,16 @@ def weights_of(architecture: Architecture, levels: tuple[int, ...], weighting: W
     return level_weights(len(levels), weighting) if architecture == "msae" else (1.0,)
 
 
+def held_rows(val_fraction: float, n: int) -> int:
+    """How many of ``n`` rows are held out to measure on, one at least."""
+    return max(1, round(val_fraction * n))
+
+
+def least_rows(val_fraction: float) -> int:
+    """The least number of rows of which two are left to train on."""
+    return next(n for n in range(3, 6) if n - held_rows(val_fraction, n) >= 2)
+
+
 # --- training --------------------------------------------------------------------------------------------------------
 
 
@@ -117,9 +127,13 @@ def train(
     _check_plan(clip, sources, plan)
     rows = _rows(ctx, clip, sources)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(plan.seed))
-    held = max(1, round(plan.val_fraction * len(rows)))
+    held = held_rows(plan.val_fraction, len(rows))
     if len(rows) - held < 2:
-        raise DataError(f"{len(rows)} embeddings are too few to train on and to hold some out")
+        least = least_rows(plan.val_fraction)
+        raise DataError(
+            f"{len(rows)} embeddings are too few to train on and to hold some out: at least {least} are needed",
+            hint=f"Give {least} distinct texts or pictures, and for a useful autoencoder many more than there are latents.",
+        )
     held_out, training = rows[order[:held]], rows[order[held:]]
     sae = _fresh(clip, training, sources.modality, plan).to(ctx.device)
     try:
@@ -166,6 +180,9 @@ def _rows(ctx: StepContext, clip: ClipModel, sources: Sources) -> Tensor:
 
 def _text_rows(ctx: StepContext, clip: ClipModel, sources: Sources) -> Tensor:
     found = sampled(distinct_texts(sources.texts), sources.max_texts, sources.seed, str)
+    if blank := blank_places(sources.texts):
+        shown = ", ".join(blank[:5]) + (", ..." if len(blank) > 5 else "")
+        ctx.warn(f"{len(blank)} blank texts are left out, by number: {shown}")
     _warn_of_cuts(ctx, clip, found)
     return torch.from_numpy(embed_raw_texts(ctx, clip, found, batch_size=sources.text_batch))
 
