@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from runner.data.datasets.specs import SPLITS, Fractions, PackagedSet, Split
 from runner.data.sources.specs import SourceSpec
@@ -36,7 +36,11 @@ class CutOuts(_Model):
 class Photographs(_Model):
     """Photographs of a background: those of a source with one of the labels, or with a caption that has one of the words."""
 
-    source: SourceSpec | PackagedSet
+    # Told apart by type, so that a misspelt name is answered with the nearest one.
+    source: Annotated[
+        Annotated[PackagedSet, Tag("packaged set")] | Annotated[SourceSpec, Tag("any source")],
+        Discriminator(lambda value: "packaged set" if isinstance(value, str) else "any source"),
+    ]
     labels: Annotated[list[Word], Field(min_length=1, max_length=500, description="true labels of the source")]
 
 

@@ -50,6 +50,8 @@ def _kind(value: Any) -> str | None:
     if not isinstance(value, dict):
         return None
     keys = [str(key) for key in value]
+    if sum(key in _KEYS for key in keys) > 1:
+        return None
     near = (match for key in keys for match in difflib.get_close_matches(key, _KEYS, 1, 0.6))
     return next((key for key in keys if key in _KEYS), None) or next(near, None)
 
@@ -63,7 +65,7 @@ Concepts = Annotated[
     Discriminator(
         _kind,
         custom_error_type="concepts_kind",
-        custom_error_message="concepts are a mapping with one of the keys " + ", ".join(_KEYS),
+        custom_error_message=f"concepts are a mapping with one of the keys {', '.join(_KEYS)}; give one of them",
     ),
 ]
 """One source of concepts; the key decides the kind."""

@@ -25,6 +25,12 @@ results: r.duckdb
 PROMPTS = "uses: sem.prompts, attribute: place, classes: [land, water]"
 RETRIEVAL = "uses: debias.retrieval, features: $features, images: $pictures, texts: [$texts], attribute: place"
 STUDY = "uses: debias.cp_bn, clip: $clip, prompts: $prompts, methods: [vanilla], subjects: [nurse, pilot]"
+WORDS = "uses: sith.dictionary, clip: $clip, concepts"
+COMPOSED = (
+    "uses: datasets.compose, objects: {{a: {{sets: [google-emoji], captions: [cat]}}, b: {{sets: [google-emoji], captions: [dog]}}}}, "
+    "backgrounds: {{land: {{source: {source}, labels: [horse]}}, w: {{source: cifar10-train-sample, labels: [ship]}}}}, "
+    "splits: {{train: {{pictures: 10}}}}"
+)
 
 
 def compiled(tmp_path, step):
@@ -40,6 +46,9 @@ def compiled(tmp_path, step):
         (f"{PROMPTS}, queries: stereotype", '"stereotypes"'),
         (f"{RETRIEVAL}, values: [land, land]", "'land' stands there twice"),
         (f"{STUDY}, values: [male, female, male]", "'male' stands there twice"),
+        (COMPOSED.format(source="cifar10-train-sampl"), "did you mean cifar10-train-sample?"),
+        (COMPOSED.format(source="{foldr: x}"), "folder"),
+        (f"{WORDS}: {{list: [cat], wordnet: physical}}", "give one of them"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path, step, said):
@@ -56,6 +65,9 @@ def test_what_cannot_be_meant_is_refused(tmp_path, step, said):
         RETRIEVAL,
         f"{RETRIEVAL}, values: [land, water]",
         f"{STUDY}, values: [male, female]",
+        COMPOSED.format(source="cifar10-train-sample"),
+        COMPOSED.format(source="{packaged: cifar10-train-sample}"),
+        f"{WORDS}: {{list: [cat, dog]}}",
     ],
 )
 def test_what_can_be_meant_compiles(tmp_path, step):
