@@ -9,7 +9,16 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    model_validator,
+)
 
 Label = Annotated[
     str, Field(pattern=r"^[^/\x00-\x1f\x7f]{1,60}$", description="name in the results; no slash; default: the method's")
@@ -286,7 +295,25 @@ def _distinct(methods: list[Any]) -> list[Any]:
     return methods
 
 
-Methods = Annotated[list[MethodSpec], Field(min_length=1, max_length=60), AfterValidator(_distinct)]
+def needs_sae(method: Any) -> bool:
+    """Whether the method codes by a sparse autoencoder."""
+    if isinstance(method, Sem):
+        return method.sem.space == "sae" or method.sem.add_residual
+    return isinstance(method, SaeTopK)
+
+
+def _with_sae(methods: list[Any], info: ValidationInfo) -> list[Any]:
+    """Refuse methods that need an autoencoder under a step that names none."""
+    without = "param_sae" in (info.data or {}) and info.data["param_sae"] is None
+    named = [method.name for method in methods if without and needs_sae(method)]
+    if named:
+        raise ValueError(f"{', '.join(named)} needs an autoencoder: give `sae`, such as sae: $step of sem.train_sae")
+    return methods
+
+
+Methods = Annotated[
+    list[MethodSpec], Field(min_length=1, max_length=60), AfterValidator(_distinct), AfterValidator(_with_sae)
+]
 """Methods in the order of the results."""
 
 

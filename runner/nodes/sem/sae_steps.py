@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from runner.artifacts import ImageFeatures, SparseCoder
 from runner.context import StepContext
@@ -29,6 +29,30 @@ Levels = Annotated[
 Batch = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
+def _fitting(levels: list[int] | None, info: ValidationInfo) -> list[int] | None:
+    """Refuse levels that the architecture does not take, or beyond the latents, where both are known."""
+    known: dict[str, Any] = info.data or {}
+    architecture, latents = known.get("param_architecture"), known.get("param_latents")
+    if levels is None:
+        return None
+    if architecture == "relu_l1":
+        raise ValueError("relu_l1 takes no levels")
+    if architecture in ("topk", "batch_topk") and len(levels) != 1:
+        raise ValueError(f"{architecture} takes one level, its k")
+    if isinstance(latents, int) and levels[-1] > latents:
+        raise ValueError(f"the level {levels[-1]} is larger than the number of latents, {latents}")
+    return levels
+
+
+def _with_sources(modality: str, info: ValidationInfo) -> str:
+    """Refuse a modality whose texts or pictures are not given, and one that leaves some of them unused."""
+    known: dict[str, Any] = info.data or {}
+    for name, unused in (("texts", "image"), ("images", "text")):
+        if f"param_{name}" in known and (known[f"param_{name}"] is None) != (modality == unused):
+            raise ValueError(f"modality {modality} {'takes no' if modality == unused else 'needs'} {name}")
+    return modality
+
+
 @dataclass(frozen=True)
 class TrainedSae(SparseCoder):
     """A sparse autoencoder with the log of its training."""
@@ -45,7 +69,11 @@ def train_sae(
     images: ImageFeatures | None = None,
     modality: Annotated[
         Literal["text", "image", "both"],
-        Field(description="text: raw embeddings; image: unit norm; both: images scaled to the texts' mean norm (ours)"),
+        Field(
+            description="text: raw embeddings; image: unit norm; both: images scaled to the texts' mean norm (ours)",
+            validate_default=True,
+        ),
+        AfterValidator(_with_sources),
     ] = "text",
     max_texts: Annotated[int | None, Field(ge=1, description="at most so many texts, drawn with the seed")] = None,
     architecture: Literal["msae", "topk", "batch_topk", "relu_l1"] = "msae",
@@ -53,6 +81,7 @@ def train_sae(
     levels: Annotated[
         Levels | None,
         Field(description="default (ours): half the width, the width, and all; 64 for topk, 32 for batch_topk"),
+        AfterValidator(_fitting),
     ] = None,
     weighting: Annotated[
         Literal["reverse", "uniform"], Field(description="of the levels; reverse: most weight on the sparsest")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from runner.artifacts import ConceptDictionary, Datasets, HeadConcepts, HeadDirections, ImageFeatures
 from runner.context import StepContext
@@ -40,6 +40,12 @@ class HeadSpans(Artifact):
 
     settings: dict[str, Any]
     concepts: Annotated[Table, Rows("textspan_concept")]
+
+
+def _each_once(values: list[float]) -> list[float]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"a value stands twice in {values}")
+    return values
 
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
@@ -97,11 +103,11 @@ def explain(
         Literal["comp", "nnomp", "omp", "mp", "top_k", "lasso"], Field(description="coder; comp is SITH's own")
     ] = "comp",
     k: Annotated[
-        Count | Annotated[list[Count], Field(min_length=1)],
+        Count | Annotated[list[Count], Field(min_length=1), AfterValidator(_each_once)],
         Field(description="concepts a direction; of several, later steps use the first"),
     ] = 5,
     coherence: Annotated[
-        Weight | Annotated[list[Weight], Field(min_length=1)],
+        Weight | Annotated[list[Weight], Field(min_length=1), AfterValidator(_each_once)],
         Field(description="the method's lambda, comp only; of several, later steps use the first"),
     ] = 0.3,
     l1: Penalty = 0.25,
