@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from runner.artifacts import (
     AttributedImages,
@@ -124,6 +124,14 @@ class TaskRule(BaseModel):
     maximum: Annotated[float, Field(ge=-10, le=10)] | None = None
 
 
+def _something(match: Match | None, info: ValidationInfo) -> Match | None:
+    """Refuse an edit that nothing decides. A parameter that was refused itself is not known here."""
+    known = info.data or {}
+    if match is None and all(name in known and known[name] is None for name in ("param_preset", "param_rules")):
+        raise ValueError("nothing says what to edit: give preset, rules or match")
+    return match
+
+
 Layers = Annotated[list[int], Field(min_length=1, description="blocks from 0, or from the end: -1 is the last")]
 Heads = Annotated[Literal["all"] | list[int], Field(description="all, or numbers from 0")]
 FoldLn = Annotated[bool, Field(description="fold ln_1 into the weights and centre them; the model stays the same")]
@@ -179,7 +187,11 @@ def edit(
         Literal["spurious", "nsfw", "task", "reconstruction"] | None, Field(description="a published edit")
     ] = None,
     rules: Annotated[list[EditRule] | None, Field(min_length=1, description="own rules instead of a preset")] = None,
-    match: Annotated[Match | None, Field(description="by concept; comes before `rules`")] = None,
+    match: Annotated[
+        Match | None,
+        Field(description="by concept; comes before `rules`", validate_default=True),
+        AfterValidator(_something),
+    ] = None,
     task: Annotated[TaskRule | None, Field(description="for the preset task")] = None,
     judgements: HeadJudgements | None = None,
     decisions: Annotated[
