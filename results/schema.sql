@@ -1574,6 +1574,7 @@ CREATE TABLE sith_effect (
   sigma DOUBLE NOT NULL,  -- singular value
   effect DOUBLE NOT NULL,  -- signed: sigma (activations: difference of mean coefficients / mean scale) x written along it
   share DOUBLE NOT NULL,  -- effect^2 / sum of effect^2 over all directions looked at
+  mean_coefficient DOUBLE,  -- what the direction adds on average over all pictures; NULL by weights
   rank INTEGER NOT NULL  -- order by |effect|, from 0
 );
 

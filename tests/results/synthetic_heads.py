@@ -116,7 +116,7 @@ def _effect(t, place):
     for value, against, sign in (("water", "land", 1), ("land", "water", -1)):
         yield {"model": t("small clip"), "attribute": t("place"), "value": t(value), "against": t(against), "evidence": "activations",
                "margin": None, "n_value": 10, "n_against": 11, "layer": layer, "head": head, "sv": sv, "side": "right", "cosine": 0.1,
-               "sigma": sigma(place), "effect": sign / (1 + rank), "share": 0.1, "rank": rank}  # fmt: skip
+               "sigma": sigma(place), "effect": sign / (1 + rank), "share": 0.1, "mean_coefficient": 0.2, "rank": rank}  # fmt: skip
 
 
 def _run(t, run_id):

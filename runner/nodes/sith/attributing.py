@@ -51,6 +51,7 @@ class Group(NamedTuple):
     gain: Tensor
     n_value: int
     n_against: int
+    means: Tensor | None = None
 
 
 def effects_by_images(
@@ -205,7 +206,8 @@ def _measured(attribute: str, group: Group, sums: Sums, value: int) -> Group:
     with _naming(attribute, group.contrast.value):
         gain = activity_difference(sums, value)
     n = int(sums.number[:, value].sum())
-    return group._replace(gain=gain, n_value=n, n_against=int(sums.number.sum()) - n)
+    means = sums.total.sum((0, 1)) / sums.number.sum()
+    return group._replace(gain=gain, n_value=n, n_against=int(sums.number.sum()) - n, means=means)
 
 
 def _effects(clip: ClipModel, directions: HeadDirections, told: Told, groups: Sequence[Group]) -> AttributeEffects:
@@ -229,6 +231,7 @@ def _rows(model: str, told: Told, group: Group, grid: Grid, s: Tensor, found: Ef
     order = found.effect.abs().flatten().argsort(descending=True, stable=True).tolist()
     columns = [part.flatten().tolist() for part in (found.cosine, s, found.effect, found.share)]
     _, heads, rank = grid.shape
+    means = None if group.means is None else group.means.flatten().tolist()
     rows = []
     for place, at in enumerate(order):
         cosine, sigma, effect, share = (column[at] for column in columns)
@@ -250,6 +253,7 @@ def _rows(model: str, told: Told, group: Group, grid: Grid, s: Tensor, found: Ef
                 "sigma": sigma,
                 "effect": effect,
                 "share": share,
+                "mean_coefficient": None if means is None else means[at],
                 "rank": place,
             }
         )

@@ -40,6 +40,7 @@ from runner.nodes.sith.evidence import (
     effects_of,
     main_codes,
     matched,
+    means_of,
     scores_of,
     shown,
 )
@@ -65,10 +66,11 @@ class Inputs(NamedTuple):
     max_unscored: float
 
 
-def edited(ctx: StepContext, clip: ClipModel, directions: HeadDirections, given: Inputs, *, truncate: bool, dry_run: bool) -> EditedClip:  # fmt: skip
+def edited(ctx: StepContext, clip: ClipModel, directions: HeadDirections, given: Inputs, *, truncate: bool, keep_means: bool, dry_run: bool) -> EditedClip:  # fmt: skip
     """The edited checkpoint. Raises ``DataError`` where what the edit needs is missing or of another model."""
     grid = check_editable(clip, directions)
     _check_given(given, truncate)
+    means = _means(grid, given) if keep_means else None
     if given.concepts is not None:
         check_same_directions(directions, given.concepts.model, "concepts")
         if given.dictionary is not None:
@@ -79,7 +81,18 @@ def edited(ctx: StepContext, clip: ClipModel, directions: HeadDirections, given:
         decision, more = _by_task(ctx, clip, grid, given)
     else:
         decision, more = _by_rules(clip, directions, grid, given)
-    return apply_decision(ctx, clip, directions, decision, truncate=truncate, dry_run=dry_run, more=more)
+    return apply_decision(ctx, clip, directions, decision, truncate=truncate, dry_run=dry_run, more=more, means=means)
+
+
+def _means(grid: Grid, given: Inputs) -> Tensor:
+    """Mean coefficient of each direction over the pictures that effects were taken from."""
+    means = None if given.effects is None else means_of(grid, given.effects.effects.to_pylist())
+    if means is None or given.preset == "reconstruction":
+        raise DataError(
+            "keep_means puts back what directions add on average over pictures, and nothing says how much that is",
+            hint="Give effects of sith.attribute_effect with `evidence: activations`, and no preset reconstruction.",
+        )
+    return means
 
 
 def _check_given(given: Inputs, truncate: bool) -> None:
@@ -123,6 +136,8 @@ def _by_rules(
 def _rule(given: Any) -> Rule:
     """A rule of a spec as one of the science."""
     bounds = {name: value for name, value in given.when.model_dump().items() if value is not None}
+    if "top_along" in bounds:
+        return Rule(float(given.multiply), le=bounds["top_along"] - 1, of="along_rank")
     if "top" in bounds:
         return Rule(float(given.multiply), le=bounds["top"] - 1, of="effect_rank")
     (kind,) = given.when.kinds()

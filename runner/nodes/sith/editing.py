@@ -88,8 +88,12 @@ def apply_decision(
     truncate: bool,
     dry_run: bool,
     more: Mapping[str, Any],
+    means: Tensor | None = None,
 ) -> EditedClip:
-    """Write the edited checkpoint (none in a dry run). Blocks without a change keep their weights as they are."""
+    """Write the edited checkpoint (none in a dry run). Blocks without a change keep their weights as they are.
+
+    ``means`` [layers, heads, rank]: mean coefficients; what changed directions then add on average stays in the block's bias.
+    """
     grid, m = Grid(directions.model), decision.multipliers
     cut = truncate and grid.shape[2] < directions.model["head_dim"]
     layers = [at for at in range(grid.shape[0]) if cut or bool((m[at] != 1).any())]
@@ -102,12 +106,23 @@ def apply_decision(
         grid.layers[at]: _whole(m[at], directions.model, grid.heads, 0.0 if truncate else 1.0, visual) for at in layers
     }
     state = None if dry_run else write_back(visual, edits, fold)
+    if state is not None and means is not None:
+        _keep_means(state, directions, grid, m, means)
     rows = edit_rows(directions, decision)
     summary = {**_summary(directions, m), "rule": decision.rule, "dry_run": dry_run, "truncated": cut, **more}
     folder = ctx.folder("checkpoint")
     record = {"format": 1, "model": directions.model, "summary": summary, "edits": rows}
     write_checkpoint(folder, clip, state, record)
     return EditedClip(folder, summary, arrow_table("sith_edit", rows))
+
+
+def _keep_means(state: dict[str, Tensor], directions: HeadDirections, grid: Grid, m: Tensor, means: Tensor) -> None:
+    """b_out += sum over heads and directions of (1 - m_j) mean c_j v_j. Ours."""
+    kept = ((1 - m) * means.nan_to_num()).double()
+    for at, layer in enumerate(grid.layers):
+        vh = torch.from_numpy(directions.arrays[f"L{layer}.vh"]).double()
+        name = f"transformer.resblocks.{layer}.attn.out_proj.bias"
+        state[name] = state[name] + torch.einsum("hr,hrd->d", kept[at], vh[:, : kept.shape[-1]]).to(state[name])
 
 
 def _whole(m: Tensor, model: Mapping[str, Any], heads: Sequence[int], rest: float, visual: Any) -> Tensor:

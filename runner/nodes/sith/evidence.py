@@ -108,17 +108,38 @@ def _layer_scores(where: str, layer: int, values: Any, count: int) -> list[int]:
 
 
 def effects_of(grid: Grid, rows: Sequence[Row]) -> dict[str, Tensor]:
-    """Evidence ``effect`` (|effect|), ``share`` and ``effect_rank`` (from 0) of rows of ``sith_effect``.
+    """Evidence ``effect`` (|effect|), ``share``, ``effect_rank`` and ``along_rank`` (from 0) of rows of ``sith_effect``.
 
-    Of several values of the attribute the strongest counts.
+    ``along_rank`` orders the directions whose effect has the sign of the sum of all effects, and leaves out the others: taking
+    away one that pushes back would make the whole push harder. Of several values of the attribute the strongest counts.
     """
     right = [row for row in rows if row["side"] == "right"]
     effect = grid.largest(right, lambda row: abs(row["effect"]))
-    order = effect.nan_to_num(-1).flatten().argsort(descending=True, stable=True)
-    rank = torch.full(effect.shape, MISSING, dtype=torch.float64)
+    whole: dict[str, float] = {}
+    for row in right:
+        whole[row["value"]] = whole.get(row["value"], 0.0) + row["effect"]
+    along = grid.largest(right, lambda row: row["effect"] if whole[row["value"]] > 0 else -row["effect"])
+    share = grid.largest(right, lambda row: row["share"])
+    return {
+        "effect": effect,
+        "share": share,
+        "effect_rank": _ranks(effect),
+        "along_rank": _ranks(along.where(along > 0, MISSING)),
+    }
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Places from 0, the largest first; NaN stays."""
+    order = values.nan_to_num(-torch.inf).flatten().argsort(descending=True, stable=True)
+    rank = torch.full(values.shape, MISSING, dtype=torch.float64)
     rank.view(-1)[order] = torch.arange(len(order), dtype=torch.float64)
-    rank[effect.isnan()] = MISSING
-    return {"effect": effect, "share": grid.largest(right, lambda row: row["share"]), "effect_rank": rank}
+    return rank.masked_fill(values.isnan(), MISSING)
+
+
+def means_of(grid: Grid, rows: Sequence[Row]) -> Tensor | None:
+    """Mean coefficients of right directions, NaN where there is none; None where effects were not taken on pictures."""
+    found = grid.largest([row for row in rows if row["side"] == "right"], lambda row: row["mean_coefficient"])
+    return None if bool(found.isnan().all()) else found
 
 
 # --- concepts ----------------------------------------------------------------------------------------------------------

@@ -48,7 +48,10 @@ class RedirectedRecall(Artifact):
 
 
 class When(BaseModel):
-    """Which directions: bounds on one kind of evidence. ``top``: the so many with the largest |effect|."""
+    """Which directions: bounds on one kind of evidence.
+
+    ``top``: the so many with the largest |effect|; ``top_along``: the so many that push most the way all effects together push.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,12 +61,13 @@ class When(BaseModel):
     effect_ge: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     share_ge: Annotated[float, Field(ge=0, le=1)] | None = None
     top: Annotated[int, Field(ge=1)] | None = None
+    top_along: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> When:
-        if len(self.kinds()) != 1:
+        if len(self.kinds()) != 1 or (self.top is not None and self.top_along is not None):
             raise ValueError(
-                "give bounds on one kind of evidence: score_ge / score_le / score_eq, effect_ge, share_ge or top"
+                "give bounds on one kind of evidence: score_ge / score_le / score_eq, effect_ge, share_ge, top or top_along"
             )
         return self
 
@@ -177,7 +181,7 @@ def decompose(
     return directions_of(ctx, clip, minus, reading, mean)
 
 
-@step("sith.edit", version="2")
+@step("sith.edit", version="3")
 def edit(
     ctx: StepContext,
     *,
@@ -211,16 +215,22 @@ def edit(
         float, Field(ge=0, le=1, description="share of lists without a score that is allowed")
     ] = 0.05,
     truncate: Annotated[bool, Field(description="drop the directions beyond the rank that was decomposed")] = False,
+    keep_means: Annotated[
+        bool,
+        Field(
+            description="put back what changed directions add on average over the pictures of `effects` (activations); ours"
+        ),
+    ] = False,
     dry_run: Annotated[bool, Field(description="list what would change; write no weights")] = False,
 ) -> EditedClip:
     """Rescale singular values of the heads and write the model as a checkpoint that stock open_clip loads."""
     from runner.nodes.sith.deciding import Inputs, edited
 
     inputs = Inputs(preset, rules, match, task, judgements, decisions, effects, concepts, dictionary, top_n_per_head, max_unscored)  # fmt: skip
-    return edited(ctx, clip, directions, inputs, truncate=truncate, dry_run=dry_run)
+    return edited(ctx, clip, directions, inputs, truncate=truncate, keep_means=keep_means, dry_run=dry_run)
 
 
-@step("sith.attribute_effect", version="2")
+@step("sith.attribute_effect", version="3")
 def attribute_effect(
     ctx: StepContext,
     *,

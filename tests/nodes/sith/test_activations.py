@@ -248,3 +248,36 @@ def test_lost_pictures_are_said_and_wrong_questions_refused(told, photos, tmp_pa
             steps.attribute_effect(ctx, **told | given, evidence="activations")
     by_text = steps.attribute_effect(ctx, **told | texts, margin=["one\nline", "two"]).effects.to_pylist()
     assert {(r["evidence"], r["margin"]) for r in by_text} == {("texts", "one line - two")}
+
+
+def test_means_of_changed_directions_stay_and_only_what_pushes_along_is_ranked(planted, photos, told, tmp_path):
+    """With keep_means the class token gets on average, from the first edited block, what it got before."""
+    ctx, (clip, _), (source, found) = local_context(tmp_path), planted, photos
+    effects = steps.attribute_effect(ctx, **told, margin=MARGIN, evidence="activations")
+    water = [row for row in effects.effects.to_pylist() if row["value"] == "water"]
+    whole = sum(row["effect"] for row in water)
+    pixels = torch.from_numpy(pixels_of(clip, source, found))
+    means = []
+    for name, keep in (("kept", True), ("lost", False)):
+        rule = steps.EditRule(when=steps.When(top_along=3), multiply=0)
+        own = local_context(tmp_path / name)
+        made = steps.edit(own, clip=clip, directions=told["directions"], effects=effects, rules=[rule], keep_means=keep)
+        changed = {(r["layer"], r["head"], r["sv"]) for r in made.edits.to_pylist() if r["multiplier"] != 1}
+        assert len(changed) == 3
+        assert all(r["effect"] * whole > 0 for r in water if (r["layer"], r["head"], r["sv"]) in changed)
+        edited = load_local(made.checkpoint, None, device="cpu", half=False)
+        first = min(layer for layer, _, _ in changed)
+        added = [attention_out(model.network.visual, pixels, first)[:, 0].mean(0) for model in (clip, edited)]
+        difference = added[0] - added[1]
+        means.append(float((difference - difference.mean()).abs().max()))  # folding drops what lies along ones, unseen
+    assert means[0] < 1e-4 and means[1] > 1e-3
+
+
+def attention_out(visual, pixels, layer):
+    """What the attention of a block adds to the tokens."""
+    heard = []
+    handle = visual.transformer.resblocks[layer].attn.register_forward_hook(lambda _m, _i, out: heard.append(out[0]))
+    with torch.no_grad():
+        visual(pixels)
+    handle.remove()
+    return heard[0]
