@@ -50,9 +50,16 @@ def _scores(rows: list[Row]) -> RenderableType:
         table.add_column(name.replace("_", " "), justify="right")
         table.add_column("95 %", justify="right")
     for row in rows:
-        cells = [cell for m in metrics for cell in (score(row[m]), score_interval(row[f"{m}_low"], row[f"{m}_high"]))]
-        table.add_row(safe(row["method"]), *cells)
+        table.add_row(safe(row["method"]), *(cell for metric in metrics for cell in _figure(row, metric)))
     return table
+
+
+def _figure(row: Row, metric: str) -> tuple[str, str]:
+    """Value and interval: shares in percent, divergences in nats."""
+    value, low, high = row[metric], row[f"{metric}_low"], row[f"{metric}_high"]
+    if metric not in ("kl", "max_skew"):
+        return score(value), score_interval(low, high)
+    return "" if value is None else f"{value:.3f}", "" if low is None else f"{low:.3f} to {high:.3f}"
 
 
 def _compared(rows: list[Row]) -> RenderableType:

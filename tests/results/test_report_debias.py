@@ -90,6 +90,7 @@ def test_the_terminal_shows_scores_and_what_changed(store):
     assert "birds, place (zero-shot, step scored)" in text and "birds, place (retrieval, step found)" in text
     line = next(line for line in text.splitlines() if "sem_bi" in line and "45.0" in line)
     assert "40.0\u201350.0" in line
+    assert "0.075" in text and "0.065 to 0.085" in text  # a divergence is no share
     assert "after: sem_bi" in text and "+14.0" in text and "5.0\u201322.0" in text
     assert debias_tables(store, "no run") is None
     assert "\x07" not in printed(debias_tables(store, "hostile"))
