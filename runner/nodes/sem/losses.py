@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runner.nodes.sem.sae import Architecture, SparseAutoencoder, Weighting, keep_largest_of_batch
+from runner.nodes.sem.sae import SparseAutoencoder, keep_largest_of_batch
+from runner.nodes.sem.sae_about import Architecture, Weighting
 
 LossName = Literal["mse", "nmse", "cosine"]
 
@@ -111,16 +112,3 @@ def nested_reconstructions(sae: SparseAutoencoder, pre: Tensor, levels: Sequence
         yield recon
     if len(partial) < len(levels):
         yield sae.decoder(pre.relu()) + sae.b_pre
-
-
-def check_levels(architecture: Architecture, levels: Sequence[int], latents: int) -> None:
-    """Raise ValueError unless the levels fit: ascending without repetition, within 1 .. latents, as many as the
-    architecture takes (one k for ``topk`` and ``batch_topk``, none for ``relu_l1``)."""
-    wanted = {"msae": len(levels) >= 1, "relu_l1": not levels}.get(architecture, len(levels) == 1)
-    if not wanted:
-        how_many = {"msae": "at least one level", "relu_l1": "no levels"}.get(architecture, "exactly one level, its k")
-        raise ValueError(f"{architecture} takes {how_many}, not {list(levels)}")
-    if sorted(set(levels)) != list(levels):
-        raise ValueError(f"levels must ascend without repetition, not {list(levels)}")
-    if levels and not 1 <= levels[0] <= levels[-1] <= latents:
-        raise ValueError(f"levels {list(levels)} must lie between 1 and the number of latents, {latents}")

@@ -8,7 +8,7 @@ CLIP with Hierarchical Sparse Autoencoders", arXiv 2502.20578) work on ``(z - me
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,28 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Architecture = Literal["msae", "topk", "batch_topk", "relu_l1"]
-Weighting = Literal["reverse", "uniform"]
-Layout = Literal["native", "sem", "msae"]
-
-
-@dataclass(frozen=True)
-class SaeAbout:
-    """What a reader must know of a sparse autoencoder besides its tensors.
-
-    ``backbone``: name of the encoder whose embeddings it codes, ``encoder``: that encoder's identity where it is known.
-    ``levels``: Matryoshka levels, ascending, or the one k of ``topk`` and ``batch_topk``; none for ``relu_l1``.
-    ``target_norm``: mean norm that ``scale`` was meant to give (MSAE).
-    """
-
-    backbone: str
-    architecture: Architecture = "msae"
-    levels: tuple[int, ...] = ()
-    weighting: Weighting | None = None
-    encoder: str | None = None
-    small: bool = False
-    modality: Literal["text", "image", "both"] | None = None
-    target_norm: float | None = None
+from runner.nodes.sem.sae_about import Layout, SaeAbout
 
 
 class SparseAutoencoder(nn.Module):

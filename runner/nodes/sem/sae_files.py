@@ -23,8 +23,7 @@ from torch import Tensor
 
 from runner.errors import ModelRefused
 from runner.models.classifier.weights import RestrictedLoadFailed, read_checkpoint, read_safetensors
-from runner.nodes.sem.losses import check_levels
-from runner.nodes.sem.sae import Layout, SaeAbout
+from runner.nodes.sem.sae_about import Layout, SaeAbout, check_levels
 
 WEIGHTS, ABOUT = "sae.safetensors", "sae.json"
 FORMAT = 1

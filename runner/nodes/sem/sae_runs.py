@@ -22,18 +22,10 @@ from runner.data.sampling import sampled
 from runner.errors import DataError, ModelRefused, RunnerError
 from runner.models.base import ClipModel
 from runner.models.classifier.weights import read_checkpoint
-from runner.nodes.sem.losses import Objective, check_levels, level_weights
+from runner.nodes.sem.losses import Objective, level_weights
 from runner.nodes.sem.quality import Quality, cknna, decoder_coherence, measure
-from runner.nodes.sem.sae import (
-    Architecture,
-    Layout,
-    SaeAbout,
-    SparseAutoencoder,
-    Weighting,
-    initialise,
-    read_sae,
-    write_sae,
-)
+from runner.nodes.sem.sae import SparseAutoencoder, initialise, read_sae, write_sae
+from runner.nodes.sem.sae_about import Architecture, Layout, SaeAbout, Weighting, check_levels
 from runner.nodes.sem.training import LogRow, SaeTrainer, Schedule
 from runner.nodes.text_embedding import embed_raw_texts
 from runner.nodes.text_sources import blank_places, distinct_texts

@@ -15,11 +15,11 @@ from runner.context import StepContext
 from runner.errors import DataError
 from runner.models.base import ClipModel
 from runner.nodes.sith.activations import Directions, Sums, activity_difference
+from runner.nodes.sith.attribute_effects import AttributeEffects
 from runner.nodes.sith.attributing_pictures import summed_activity
 from runner.nodes.sith.dictionary_making import check_identity
 from runner.nodes.sith.effects import Effects, attribute_direction, direction_effects, written
 from runner.nodes.sith.evidence import Grid, shown
-from runner.nodes.sith.weight_steps import AttributeEffects
 from runner.nodes.sith.weights import TINY
 
 Row = dict[str, Any]

@@ -21,16 +21,9 @@ from runner.artifacts import (
 )
 from runner.context import StepContext
 from runner.models.base import ClipModel
+from runner.nodes.sith.attribute_effects import AttributeEffects
 from runner.references import InputPath
 from runner.steps import Artifact, Rows, Table, step
-
-
-@dataclass(frozen=True)
-class AttributeEffects(Artifact):
-    """Which directions carry an attribute, strongest first. Ours, not the paper's; ``model`` as in ``HeadDirections``."""
-
-    model: dict[str, object]
-    effects: Annotated[Table, Rows("sith_effect")]
 
 
 @dataclass(frozen=True)
