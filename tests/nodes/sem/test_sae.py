@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from runner.nodes.sem.losses import (
     Objective,
-    check_levels,
     cosine,
     l1_penalty,
     level_weights,
@@ -19,7 +18,8 @@ from runner.nodes.sem.losses import (
     nmse,
     training_losses,
 )
-from runner.nodes.sem.sae import SaeAbout, SparseAutoencoder, initialise, keep_largest, keep_largest_of_batch
+from runner.nodes.sem.sae import SparseAutoencoder, initialise, keep_largest, keep_largest_of_batch
+from runner.nodes.sem.sae_about import SaeAbout, check_levels
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(2, 40), st.integers(1, 9), st.integers(0, 2**31))
 
