@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from synthetic_audit import RUN, audit
+from synthetic_debias import store_debias
+from synthetic_heads import store_heads
 from synthetic_openworld import experiment
 
 from results import database
@@ -291,6 +293,8 @@ def test_every_view_runs(store, filled):
     if filled:
         audit(evidence=True).store(store)
         experiment(run_id="experiment").store(store)
+        store_heads(store)
+        store_debias(store)
     for view in database.views():
         rows = store.query(f"SELECT * FROM {view.name}").num_rows
         assert (rows > 0) == filled, view.name
