@@ -95,16 +95,18 @@ def finish(scene, undisturbed, kept):
     assert not [path for folder in begun for path in folder.glob(".*.tmp")]
 
 
-@pytest.mark.parametrize("number", [1, 3, 5, 6, 7, 9, 12, 17, 27, 40, 60])
+@pytest.mark.parametrize(
+    "number", [1, 5, 7, 12, 27, 60, *(pytest.param(n, marks=pytest.mark.large) for n in (3, 6, 9, 17, 40))]
+)
 def test_killed_at_an_fsync_or_rename(children, undisturbed, tmp_path, number):
     scene = Scene(children, tmp_path / "scene")
     assert scene.run(kill_at=number) == -signal.SIGKILL
     finish(scene, undisturbed, scene.artifacts())
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, *(pytest.param(n, marks=pytest.mark.large) for n in range(4, 10))])
 def test_killed_three_times_at_random_moments(children, undisturbed, tmp_path, seed):
-    """Ten runs, thirty kills: three in a row, each after a random time."""
+    """Ten runs, thirty kills: three in a row, each after a random time (four of the runs by default)."""
     chance = random.Random(seed)
     scene = Scene(children, tmp_path / "scene", pause=0.02)
     kept = {}
@@ -126,7 +128,7 @@ def test_killed_three_times_at_random_moments(children, undisturbed, tmp_path, s
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("at", [8, 20])
+@pytest.mark.parametrize("at", [8, pytest.param(20, marks=pytest.mark.large)])
 def test_asked_to_stop(children, undisturbed, tmp_path, number, at):
     """One signal stops cleanly: exit code 130, the run says so, and the same command goes on with the same run."""
     scene = Scene(children, tmp_path / "scene", pause=0.05)

@@ -69,6 +69,7 @@ def test_a_training_reaches_the_results_and_is_kept(folder):
     assert ids == [{"sae_id": found[0]["sae_id"]}]
 
 
+@pytest.mark.large
 def test_what_was_trained_can_be_given_to_another_spec(folder):
     (made,) = (folder / "out/artifacts").glob("*/folder/sae.json")
     steps = {"taken": {"uses": "sem.import_sae", "clip": "$clip", "path": str(made.parent), "texts": TEXTS}}

@@ -161,6 +161,7 @@ def test_the_debiased_classifier_is_audited_and_answers_as_evaluated(store):
         assert row["correct"] / row["n"] == share or 0 < share < 1
 
 
+@pytest.mark.large
 def test_an_encoder_that_is_not_that_of_the_vectors_is_refused(folder):
     write_clip(folder / "other", seed=1)
     spec = json.loads(json.dumps(SPEC))
