@@ -60,6 +60,48 @@ class TrainedSae(SparseCoder):
     log: Annotated[Table, Rows("sae_train_log")]
 
 
+Modality = Annotated[
+    Literal["text", "image", "both"],
+    Field(
+        description="text: raw embeddings; image: unit norm; both: images scaled to the texts' mean norm (ours)",
+        validate_default=True,
+    ),
+    AfterValidator(_with_sources),
+]
+SaeLevels = Annotated[
+    Levels | None,
+    Field(description="default (ours): half the width, the width, and all; 64 for topk, 32 for batch_topk"),
+    AfterValidator(_fitting),
+]
+Weighting = Annotated[
+    Literal["reverse", "uniform"], Field(description="of the levels; reverse: most weight on the sparsest")
+]
+AverageLevels = Annotated[
+    bool, Field(description="divide the levels' weighted sum by the weights' sum, as MSAE does and SEM does not")
+]
+Rate = Annotated[
+    float | None,
+    Field(gt=0, le=1, description="default: 1e-4 for msae, 5e-4 for topk and batch_topk, 5e-5 for relu_l1"),
+]
+ConstantShare = Annotated[
+    float, Field(ge=0, le=1, description="of the epochs at the full rate, which then falls linearly to 0")
+]
+Patience = Annotated[
+    int | None, Field(ge=1, description="stop after so many epochs without a lower FVU, and keep the best weights")
+]
+Init = Annotated[
+    Literal["msae", "sem"],
+    Field(description="msae: decoder of norm 0.1, encoder its transpose; sem: as torch's layers"),
+]
+Centre = Annotated[
+    bool,
+    Field(description="subtract the mean and scale to the norm sqrt(width), as MSAE; stored and undone at use"),
+]
+Export = Annotated[
+    list[Literal["sem", "msae"]], Field(description="also write a .pth in these layouts into the folder")
+]
+
+
 @step("sem.train_sae", version="1")
 def train_sae(
     ctx: StepContext,
@@ -67,58 +109,28 @@ def train_sae(
     clip: ClipModel,
     texts: Annotated[Texts | None, Field(description="encoded as they are, each distinct one once")] = None,
     images: ImageFeatures | None = None,
-    modality: Annotated[
-        Literal["text", "image", "both"],
-        Field(
-            description="text: raw embeddings; image: unit norm; both: images scaled to the texts' mean norm (ours)",
-            validate_default=True,
-        ),
-        AfterValidator(_with_sources),
-    ] = "text",
+    modality: Modality = "text",
     max_texts: Annotated[int | None, Field(ge=1, description="at most so many texts, drawn with the seed")] = None,
     architecture: Literal["msae", "topk", "batch_topk", "relu_l1"] = "msae",
     latents: Annotated[int, Field(ge=2, le=1_048_576)] = 16384,
-    levels: Annotated[
-        Levels | None,
-        Field(description="default (ours): half the width, the width, and all; 64 for topk, 32 for batch_topk"),
-        AfterValidator(_fitting),
-    ] = None,
-    weighting: Annotated[
-        Literal["reverse", "uniform"], Field(description="of the levels; reverse: most weight on the sparsest")
-    ] = "reverse",
-    average_levels: Annotated[
-        bool, Field(description="divide the levels' weighted sum by the weights' sum, as MSAE does and SEM does not")
-    ] = False,
+    levels: SaeLevels = None,
+    weighting: Weighting = "reverse",
+    average_levels: AverageLevels = False,
     loss: Annotated[Literal["mse", "nmse", "cosine"], Field(description="of each level's reconstruction")] = "mse",
     l1: Annotated[float, Field(ge=0, le=1000, description="weight of the L1 norm, relu_l1 only")] = 0.003,
-    lr: Annotated[
-        float | None,
-        Field(gt=0, le=1, description="default: 1e-4 for msae, 5e-4 for topk and batch_topk, 5e-5 for relu_l1"),
-    ] = None,
+    lr: Rate = None,
     batch: Batch = 4096,
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 30,
-    constant_share: Annotated[
-        float, Field(ge=0, le=1, description="of the epochs at the full rate, which then falls linearly to 0")
-    ] = 0.8,
+    constant_share: ConstantShare = 0.8,
     clip_norm: Annotated[float, Field(gt=0, description="largest norm of the gradient")] = 1.0,
     val_fraction: Annotated[float, Field(gt=0, le=0.5, description="share of the rows held out to measure on")] = 0.05,
-    patience: Annotated[
-        int | None, Field(ge=1, description="stop after so many epochs without a lower FVU, and keep the best weights")
-    ] = None,
+    patience: Patience = None,
     unit_norm_decoder: bool = True,
-    init: Annotated[
-        Literal["msae", "sem"],
-        Field(description="msae: decoder of norm 0.1, encoder its transpose; sem: as torch's layers"),
-    ] = "msae",
-    centre: Annotated[
-        bool,
-        Field(description="subtract the mean and scale to the norm sqrt(width), as MSAE; stored and undone at use"),
-    ] = False,
+    init: Init = "msae",
+    centre: Centre = False,
     seed: Annotated[int | None, Field(ge=0, le=2**31 - 1, description="default: the run's")] = None,
     text_batch: Annotated[int, Field(ge=1, le=65536, description="texts encoded and saved together")] = 1024,
-    export: Annotated[
-        list[Literal["sem", "msae"]], Field(description="also write a .pth in these layouts into the folder")
-    ] = [],  # noqa: B006
+    export: Export = [],  # noqa: B006
 ) -> TrainedSae:
     """Train a sparse autoencoder on embeddings of texts, pictures or both; the defaults are ours, not the authors'."""
     from results.tables import arrow_table
