@@ -1593,3 +1593,298 @@ CREATE TABLE sith_recall (
   low DOUBLE NOT NULL,  -- 95 % interval (Wilson)
   high DOUBLE NOT NULL  -- 95 % interval (Wilson)
 );
+
+-- Attributes of a dataset with parts: whom they describe, and how often they hold.
+CREATE TABLE part_attribute (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  attribute VARCHAR NOT NULL,  -- attribute
+  owner VARCHAR NOT NULL,  -- part it describes; global; several parts joined with +
+  excluded VARCHAR,  -- why it stays out of averages; NULL: it counts
+  split VARCHAR NOT NULL,  -- train, val or test
+  n_valid BIGINT NOT NULL,  -- pictures where it is annotated with enough certainty
+  n_positive BIGINT NOT NULL  -- of them, where it holds
+);
+
+-- Parts of pictures as a backbone sees them.
+CREATE TABLE leak_parts (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  model VARCHAR NOT NULL,  -- backbone
+  sample_id VARCHAR NOT NULL,  -- picture
+  part VARCHAR NOT NULL,  -- part, or whole, background
+  present BOOLEAN NOT NULL,  -- whether single-stage vectors exist
+  present_two_stage BOOLEAN NOT NULL,  -- whether two-stage vectors exist
+  n_pixels BIGINT NOT NULL,  -- pixels of the mask at the input's size
+  n_patches INTEGER NOT NULL,  -- patches that the pooling rule keeps
+  n_patches_two_stage INTEGER NOT NULL,  -- patches that the two-stage rule keeps
+  rule VARCHAR NOT NULL,  -- any, majority, all or nearest_exact: for pooling
+  rule_two_stage VARCHAR NOT NULL,  -- the same for two-stage vectors
+  reason VARCHAR  -- why it is absent; NULL where it is there in both
+);
+
+-- Pictures with masks drawn over them.
+CREATE TABLE leak_picture (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  model VARCHAR NOT NULL,  -- backbone
+  sample_id VARCHAR NOT NULL,  -- picture
+  split VARCHAR NOT NULL,  -- train, val or test
+  picture BLOB NOT NULL,  -- JPEG of what the backbone gets
+  overlay BLOB NOT NULL,  -- JPEG with the parts' patches coloured, in the order of `parts`
+  parts VARCHAR[] NOT NULL,  -- parts in the order of their colours
+  colours VARCHAR[] NOT NULL  -- their colours, #rrggbb
+);
+
+-- Probes: an attribute read from the vectors of one part.
+CREATE TABLE leak_probe (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  model VARCHAR NOT NULL,  -- backbone
+  extractor VARCHAR NOT NULL,  -- single, two_stage, or a control such as random_region, mask_only, label_only, label_shuffle
+  layer INTEGER NOT NULL,  -- layer, 0 = patch embedding; -1 for controls that read no features
+  source_part VARCHAR NOT NULL,  -- part whose vector is read
+  attribute VARCHAR NOT NULL,  -- what is predicted
+  owner_part VARCHAR NOT NULL,  -- part that the attribute describes; global; several joined with +
+  is_own BOOLEAN NOT NULL,  -- whether the source part is the owner
+  averaged BOOLEAN NOT NULL,  -- whether it enters averages
+  probe VARCHAR NOT NULL,  -- ridge, logreg or mlp
+  penalty DOUBLE,  -- lambda (ridge), C (logreg); NULL for mlp
+  n_train BIGINT NOT NULL,  -- pictures it was fitted on
+  n_test BIGINT NOT NULL,  -- pictures it was scored on
+  base_rate DOUBLE,  -- share of positives among the test pictures
+  auroc DOUBLE,  -- area under the ROC curve; NULL where skipped
+  ap DOUBLE,  -- average precision; NULL where skipped
+  skipped_reason VARCHAR  -- why there is no score
+);
+
+-- Leakage measures with intervals (definitions of this project).
+CREATE TABLE leak_summary (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  model VARCHAR NOT NULL,  -- backbone
+  extractor VARCHAR NOT NULL,  -- whose probes
+  versus VARCHAR,  -- extractor it is compared with; NULL for measures of one
+  layer INTEGER NOT NULL,  -- layer; -1 for controls that read no features
+  probe VARCHAR NOT NULL,  -- ridge, logreg or mlp
+  metric VARCHAR NOT NULL,  -- auroc, or ap (average precision minus base rate)
+  measure VARCHAR NOT NULL,  -- own, cross, locality_gap, leak_ratio, excess_leakage, normalised_leakage, own_delta
+  value DOUBLE,  -- the measure; NULL where no attribute allows it
+  ci_low DOUBLE,  -- 95 % interval, bootstrap over test pictures
+  ci_high DOUBLE,  -- 95 % interval
+  n_attributes INTEGER NOT NULL,  -- attributes averaged
+  n_test BIGINT NOT NULL,  -- test pictures
+  resamples INTEGER NOT NULL  -- bootstrap resamples
+);
+
+-- Leakage by pair of parts.
+CREATE TABLE leak_pair (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  model VARCHAR NOT NULL,  -- backbone
+  extractor VARCHAR NOT NULL,  -- whose probes
+  layer INTEGER NOT NULL,  -- layer
+  probe VARCHAR NOT NULL,  -- ridge, logreg or mlp
+  source_part VARCHAR NOT NULL,  -- part whose vector is read
+  owner_part VARCHAR NOT NULL,  -- part whose attributes are predicted
+  auroc_mean DOUBLE,  -- mean over the owner's attributes
+  ci_low DOUBLE,  -- 95 % interval, bootstrap over test pictures
+  ci_high DOUBLE,  -- 95 % interval
+  n_attributes INTEGER NOT NULL  -- attributes averaged
+);
+
+-- What part vectors depend on, measured without labels, picture by picture.
+CREATE TABLE leak_dependence (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  model VARCHAR NOT NULL,  -- backbone
+  sample_id VARCHAR NOT NULL,  -- picture
+  part VARCHAR NOT NULL,  -- part
+  extractor VARCHAR NOT NULL,  -- single or two_stage
+  layer INTEGER NOT NULL,  -- layer
+  replacement VARCHAR NOT NULL,  -- what pixels were replaced with: donor, mean or noise
+  grad_share_out DOUBLE,  -- share of the absolute gradient of |f|^2/2 on pixels outside the part; NULL without any gradient
+  d_out DOUBLE,  -- 1 - cosine of the vector before and after the outside was replaced
+  d_in DOUBLE,  -- the same for the inside
+  out_share DOUBLE  -- d_out / (d_out + d_in); NULL where both are 0
+);
+
+-- Means of the dependence audit.
+CREATE TABLE leak_dependence_summary (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  model VARCHAR NOT NULL,  -- backbone
+  part VARCHAR NOT NULL,  -- part, or all
+  extractor VARCHAR NOT NULL,  -- single or two_stage
+  layer INTEGER NOT NULL,  -- layer
+  measure VARCHAR NOT NULL,  -- grad_share_out, d_out, d_in, out_share
+  mean DOUBLE,  -- over pictures
+  ci_low DOUBLE,  -- 95 % interval, bootstrap over pictures
+  ci_high DOUBLE,  -- 95 % interval
+  largest DOUBLE,  -- largest of all pictures
+  n BIGINT NOT NULL  -- pictures
+);
+
+-- Where the attention of a part goes (descriptive only).
+CREATE TABLE leak_attention (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  model VARCHAR NOT NULL,  -- backbone
+  layer INTEGER NOT NULL,  -- block, from 1
+  head INTEGER,  -- head, from 0; NULL: attention rollout up to this block
+  part VARCHAR NOT NULL,  -- part whose queries are looked at
+  on_part DOUBLE NOT NULL,  -- mean attention on the part's own patches
+  on_object DOUBLE NOT NULL,  -- on the other patches of the object
+  on_background DOUBLE NOT NULL,  -- on patches outside the object
+  on_prefix DOUBLE NOT NULL,  -- on CLS and registers
+  area DOUBLE NOT NULL,  -- mean share of patches that are the part's
+  n BIGINT NOT NULL  -- pictures
+);
+
+-- Tokens of high norm (median + 5 MAD), which may hold what is not their patch.
+CREATE TABLE leak_token_norm (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  model VARCHAR NOT NULL,  -- backbone
+  layer INTEGER NOT NULL,  -- layer
+  n_pictures BIGINT NOT NULL,  -- pictures
+  n_tokens BIGINT NOT NULL,  -- patch tokens looked at
+  n_high BIGINT NOT NULL,  -- of them, above the threshold of their picture
+  share_in_parts DOUBLE,  -- share of the high ones that lie in some part
+  median_norm DOUBLE NOT NULL,  -- median over all tokens
+  largest_norm DOUBLE NOT NULL,  -- largest
+  d_out_with DOUBLE,  -- mean d_out of single-stage vectors
+  d_out_without DOUBLE  -- the same pooled without high-norm tokens
+);
+
+-- What a concept predictor says when one part is hidden.
+CREATE TABLE leak_masked_answer (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  predictor VARCHAR NOT NULL,  -- model
+  sample_id VARCHAR NOT NULL,  -- picture
+  masked_part VARCHAR,  -- hidden part; NULL: the picture as it is
+  draw INTEGER NOT NULL,  -- number of the draw, from 0; -1 for pictures as they are
+  concept VARCHAR NOT NULL,  -- concept (attribute)
+  value DOUBLE,  -- the predictor's value in 0..1; NULL where it gave none
+  reason VARCHAR  -- why there is none
+);
+
+-- Masking response: change of a part's concepts when a part is hidden.
+CREATE TABLE leak_masking_response (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  predictor VARCHAR NOT NULL,  -- model
+  concept_part VARCHAR NOT NULL,  -- part whose concepts are looked at
+  masked_part VARCHAR NOT NULL,  -- hidden part
+  mean_abs_change DOUBLE,  -- mean over pictures and concepts
+  std DOUBLE,  -- standard deviation over pictures
+  ci_low DOUBLE,  -- 95 % interval, bootstrap over pictures
+  ci_high DOUBLE,  -- 95 % interval
+  mean_change DOUBLE,  -- signed
+  n BIGINT NOT NULL,  -- pictures
+  n_concepts INTEGER NOT NULL  -- concepts
+);
+
+-- Locality of concept predictors, from their masking response.
+CREATE TABLE leak_locality (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  predictor VARCHAR NOT NULL,  -- model
+  concept VARCHAR,  -- concept; NULL: all
+  measure VARCHAR NOT NULL,  -- own (its part hidden), other (another part hidden), locality_score = own / (own + other), accuracy, auroc (pictures as they are)
+  value DOUBLE,  -- the measure
+  ci_low DOUBLE,  -- 95 % interval, bootstrap over pictures
+  ci_high DOUBLE,  -- 95 % interval
+  n BIGINT NOT NULL  -- pictures
+);
+
+-- Part discovery: losses by epoch.
+CREATE TABLE discover_epoch (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  model VARCHAR NOT NULL,  -- backbone
+  arch VARCHAR NOT NULL,  -- single or two_stage
+  seed BIGINT NOT NULL,  -- seed of the training
+  epoch INTEGER NOT NULL,  -- from 1
+  term VARCHAR NOT NULL,  -- attributes, class, tv, presence, background, entropy, orth, equiv, conc, total
+  value DOUBLE NOT NULL  -- mean over the epoch's batches, before its weight (total: with the weights)
+);
+
+-- Part discovery: what came of it on the test pictures.
+CREATE TABLE discover_metrics (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  model VARCHAR NOT NULL,  -- backbone
+  arch VARCHAR NOT NULL,  -- single or two_stage
+  seed BIGINT NOT NULL,  -- seed of the training
+  slots INTEGER NOT NULL,  -- part slots K
+  routing VARCHAR NOT NULL,  -- fixed or learned
+  metric VARCHAR NOT NULL,  -- nmi, ari, dense_nmi, dense_ari, keypoint_error, pointing, miou, foreground_iou, attribute_map, class_top1, own, cross, excess_leakage ...
+  value DOUBLE,  -- nmi, ari and keypoint_error x 100
+  ci_low DOUBLE,  -- 95 % interval, bootstrap over test pictures
+  ci_high DOUBLE,  -- 95 % interval
+  n BIGINT NOT NULL  -- test pictures
+);
+
+-- Part discovery: what each slot found.
+CREATE TABLE discover_slots (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  model VARCHAR NOT NULL,  -- backbone
+  arch VARCHAR NOT NULL,  -- single or two_stage
+  seed BIGINT NOT NULL,  -- seed of the training
+  slot INTEGER NOT NULL,  -- from 0
+  part VARCHAR,  -- its part: by name (fixed) or best assignment (learned); NULL: none
+  iou DOUBLE,  -- with that part's masks
+  pointing DOUBLE,  -- share of pictures where its strongest place lies in the part
+  active DOUBLE NOT NULL,  -- share of pictures where it holds some pixel
+  n BIGINT NOT NULL  -- pictures
+);
+
+-- Part discovery: pictures with the found parts drawn over them.
+CREATE TABLE discover_picture (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  dataset VARCHAR NOT NULL,  -- dataset
+  model VARCHAR NOT NULL,  -- backbone
+  arch VARCHAR NOT NULL,  -- single or two_stage
+  seed BIGINT NOT NULL,  -- seed of the training
+  sample_id VARCHAR NOT NULL,  -- picture
+  overlay BLOB NOT NULL,  -- JPEG with the slots coloured
+  slots VARCHAR[] NOT NULL,  -- names of the slots in the order of their colours
+  colours VARCHAR[] NOT NULL  -- their colours, #rrggbb
+);

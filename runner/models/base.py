@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
+    from torch import Tensor
 
     from runner.context import StepContext
+    from runner.data.geometry import Geometry
 
     FloatArray = NDArray[np.float32]
 else:
@@ -179,6 +181,89 @@ class ClipModel(ImageTextEncoder, ABC):
     @abstractmethod
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, start and end included, before any cut."""
+
+
+class VisionBackbone(ModelHandle, ABC):
+    """A vision network whose features are open to the steps, layer by layer.
+
+    ``family``: training lineage (``dinov2``, ``openai-clip``, ``mae``, ``supervised``, ``random`` ...). ``kind_of_layers``:
+    ``tokens`` for a transformer, ``maps`` for a convolutional network. ``image_size``: side H = W of its input, a multiple of
+    every ``patch_sizes[l]``; layers are numbered 0 (patch embedding with positions; the stem) .. ``depth`` (the last block or
+    stage). ``patch_sizes`` and ``widths`` have ``depth + 1`` entries (all equal for a transformer). ``prefix_tokens``: CLS and
+    registers, first in every sequence, 0 where there are none. ``geometry``: how a picture and everything drawn on it (masks,
+    keypoints) come to the input's pixels. ``mean``, ``std``: of its normalisation, RGB in 0..1. ``random_init``: never trained.
+    ``small``: trained by this project or dulled by fine-tuning, which results must say; ``notes`` say how.
+    Networks are in evaluation mode, float32 unless asked otherwise, on ``device``; steps do not change their weights.
+    """
+
+    kind: ClassVar[str] = "vision backbone"
+    name: str
+    family: str
+    identity: str
+    kind_of_layers: Literal["tokens", "maps"]
+    image_size: int
+    depth: int
+    patch_sizes: tuple[int, ...]
+    widths: tuple[int, ...]
+    prefix_tokens: int
+    geometry: Geometry
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    device: str
+    random_init: bool = False
+    small: bool = False
+    notes: tuple[str, ...] = ()
+
+    def prepare(self, image: Image) -> FloatArray:
+        """One RGB picture to float32 [3, H, W] in 0..1 by ``geometry``, not yet normalised. Thread-safe."""
+        import numpy as np
+
+        pixels = np.asarray(self.geometry.picture(image.convert("RGB")), np.float32) / 255
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] in 0..1 -> (x - mean) / std."""
+        mean, std = (pixels.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return (pixels - mean) / std
+
+    @abstractmethod
+    def embed(self, normalised: Tensor) -> Tensor:
+        """Layer 0: [B, 3, H, W] -> tokens [B, prefix_tokens + N, D], prefix first, N patches row by row, positions added."""
+
+    @abstractmethod
+    def block(
+        self,
+        number: int,
+        tokens: Tensor,
+        *,
+        positions: Tensor | None = None,
+        allowed: Tensor | None = None,
+        gate: Tensor | None = None,
+    ) -> Tensor:
+        """Block ``number`` (1 .. depth): tokens [B, T, D] -> [B, T, D].
+
+        ``positions`` int64 [B, T]: the patch each token stands for, -1 for a prefix token, where the sequence is not the
+        plain one of ``embed`` (rotary positions go by it); None: the plain one. ``allowed`` bool [B, T, T] (or [1, T, T]):
+        whether the query of row i may read the key of column j. ``gate`` float [B, T]: attention weights are multiplied by the
+        gate of their key and divided by their sum (``multiplicative_mask_attention``), so that a gradient reaches the gate;
+        not together with ``allowed``.
+        """
+
+    @abstractmethod
+    def norm(self, tokens: Tensor) -> Tensor:
+        """The final norm, of tokens of any layer [..., D]."""
+
+    def project(self, vectors: Tensor) -> Tensor | None:
+        """Normed vectors [..., D] into the joint space of a CLIP, or None where there is none."""
+        return None
+
+    def attention(self, number: int, tokens: Tensor) -> Tensor:
+        """Attention weights of block ``number`` on the plain sequence: [B, heads, T, T], rows sum to 1."""
+        raise ModelRefused(f"{self.name} shows no attention weights")
+
+    def maps(self, normalised: Tensor) -> list[Tensor]:
+        """Convolutional networks: [B, 3, H, W] -> per layer [B, D_l, H / patch_l, W / patch_l]."""
+        raise ModelRefused(f"{self.name} is a transformer: it has tokens, not maps")
 
 
 class Classifier(ModelHandle, ABC):

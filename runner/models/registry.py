@@ -79,6 +79,7 @@ class ModelConfig(BaseModel):
 
 
 MODEL_MODULES = (
+    "runner.models.backbones.providers",
     "runner.models.chat.providers",
     "runner.models.classifier.providers",
     "runner.models.contrastive.providers",

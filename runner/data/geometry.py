@@ -1,0 +1,57 @@
+"""How a picture comes to the pixels of a network, and what is drawn on it with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The short side is scaled to ``short_side`` (the picture keeps its proportions) and the centre ``size`` x ``size`` is cut
+    out; with ``squash`` both sides are scaled to ``size`` instead. The same for pictures, masks (nearest) and points."""
+
+    size: int
+    short_side: int
+    interpolation: Interpolation = "bicubic"
+    squash: bool = False
+
+    def picture(self, image: Image.Image) -> Image.Image:
+        """The picture as ``size`` x ``size`` pixels."""
+        return self._cut(image, _FILTERS[self.interpolation])
+
+    def mask(self, mask: NDArray[Any]) -> NDArray[np.bool_]:
+        """A bool mask [H, W] of the picture as [size, size]."""
+        drawn = Image.fromarray(np.asarray(mask, bool).astype(np.uint8) * 255)
+        return np.asarray(self._cut(drawn, Image.Resampling.NEAREST)) > 127
+
+    def points(self, points: NDArray[Any], width: int, height: int) -> NDArray[np.float32]:
+        """Points (x, y) [n, 2] in pixels of a ``width`` x ``height`` picture -> pixels of the input; NaN outside the cut."""
+        scaled_width, scaled_height, left, top = self._frame(width, height)
+        moved = np.asarray(points, np.float64) * [scaled_width / width, scaled_height / height] - [left, top]
+        outside = ~((moved >= 0) & (moved < self.size)).all(1)
+        moved[outside] = np.nan
+        return moved.astype(np.float32)
+
+    def _frame(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Width and height after scaling, left and top of the cut."""
+        if self.squash:
+            return self.size, self.size, 0, 0
+        short = min(width, height)
+        scaled = [max(self.size, round(side * self.short_side / short)) for side in (width, height)]
+        return scaled[0], scaled[1], (scaled[0] - self.size) // 2, (scaled[1] - self.size) // 2
+
+    def _cut(self, image: Image.Image, how: Image.Resampling) -> Image.Image:
+        width, height, left, top = self._frame(*image.size)
+        return image.resize((width, height), how).crop((left, top, left + self.size, top + self.size))

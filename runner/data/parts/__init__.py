@@ -1,0 +1,1 @@
+"""Datasets with masks of parts and attributes of parts: layouts, masks, readers."""

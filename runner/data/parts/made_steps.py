@@ -1,0 +1,1 @@
+"""Steps ``parts.openmoji``, ``parts.planted``, ``parts.tree``. Light: imported to validate a spec."""

@@ -1,0 +1,1 @@
+"""Vision networks whose features are open, layer by layer: timm, transformers, open_clip, convolutional ones."""

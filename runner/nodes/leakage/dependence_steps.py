@@ -1,0 +1,1 @@
+"""Step ``leakage.dependence``. Light: imported to validate a spec."""

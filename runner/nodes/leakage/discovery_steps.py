@@ -1,0 +1,1 @@
+"""Step ``leakage.discover``. Light: imported to validate a spec."""

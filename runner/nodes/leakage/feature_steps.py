@@ -1,0 +1,1 @@
+"""Step ``leakage.features``. Light: imported to validate a spec."""

@@ -1,0 +1,1 @@
+"""Step ``leakage.probe``. Light: imported to validate a spec."""
