@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from runner.artifacts import PartImages
+    from runner.data.sources import Source
 
 Mask = NDArray[np.bool_]
 OBJECT = -1
@@ -57,9 +59,10 @@ class PartReader:
         return len(self.sample_ids)
 
     def size(self, row: int) -> tuple[int, int] | None:
-        """Height and width of the masks, None where the picture has none. Raises ``DataError`` where they differ."""
+        """Height and width of the masks, None where the picture has none (keypoints only). Raises ``DataError`` where they differ."""
         column = self._columns
-        sizes = {(column["height"][i].as_py(), column["width"][i].as_py()) for i in self._by_row.get(row, ())}
+        found = {(column["height"][i].as_py(), column["width"][i].as_py()) for i in self._by_row.get(row, ())}
+        sizes = {(height, width) for height, width in found if height is not None}
         if len(sizes) > 1:
             raise DataError(f"{self.sample_ids[row]}: its masks have different sizes: {sorted(sizes)}")
         return sizes.pop() if sizes else None
@@ -87,12 +90,17 @@ class PartReader:
         masks &= visible[:, None, None]
         return PartMasks(masks, visible, np.asarray(masks.any(0)) if whole is None else whole, keypoints)
 
+    @cached_property
+    def _sources(self) -> list[Source]:
+        """Opened once: some sources read an index when they are opened."""
+        return open_sources(self._corpus)
+
     def pictures(self, rows: Sequence[int]) -> Iterator[tuple[int, Image | UnreadableImage]]:
         """Row and RGB picture, source by source; the error instead of a picture that cannot be read."""
         wanted: dict[Place, list[int]] = {}
         for row in rows:
             wanted.setdefault(self._places[row], []).append(row)
-        for place, data in read_pictures(open_sources(self._corpus), wanted):
+        for place, data in read_pictures(self._sources, wanted):
             try:
                 image: Image | UnreadableImage = decode(data)
             except UnreadableImage as error:
