@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.assets import captions, face_builders
+from runner.assets import captions, drawing_builders, face_builders
 from runner.assets.packing import LABELS, PIXELS, Picture, pack, write_json
 from runner.errors import AssetError
 
@@ -214,4 +214,5 @@ BUILDERS: Mapping[str, Builder] = {
     "stamps": stamps,
     "openclipart": openclipart,
     "bisenet": face_builders.bisenet,
+    "openmoji": drawing_builders.openmoji,
 }

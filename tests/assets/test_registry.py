@@ -19,7 +19,8 @@ TEXT = resources.files("runner.assets").joinpath("registry.yaml").read_text("utf
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_every_entry_is_complete(entry: registry.Entry) -> None:
-    assert entry.role in {"chat", "backbone", "sentence encoder", "encoder", "classifier", "images", "text"}
+    roles = {"chat", "backbone", "sentence encoder", "encoder", "classifier", "images", "drawings", "text"}
+    assert entry.role in roles
     assert entry.what.endswith(".")
     assert entry.licence
     assert entry.attribution
