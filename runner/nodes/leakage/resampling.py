@@ -1,0 +1,83 @@
+"""Paired bootstrap over test pictures. Pure torch.
+
+One matrix of counts (how often each picture is drawn) serves every extractor, layer, part and attribute of a model and dataset,
+so that differences are paired; attributes with fewer valid pictures take their columns of the same counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from runner.nodes.leakage.ranking import Ranking
+
+Form = Literal["exact", "projected"]
+Measure = Callable[[Ranking, Tensor], Tensor]
+
+_CHUNK = 1 << 22
+_DRAWS = 1 << 24
+
+
+def resample_counts(pictures: int, resamples: int, seed: int) -> Tensor:
+    """How often each picture is drawn: uint8 [resamples, pictures], rows sum to ``pictures``; drawn on the CPU by ``seed``."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.zeros(resamples, pictures, dtype=torch.uint8)
+    for rows in counts.split(max(1, _DRAWS // max(pictures, 1))):
+        drawn = torch.randint(pictures, rows.shape, generator=generator)
+        rows.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.uint8))
+    return counts
+
+
+def bootstrap(
+    measure: Measure, ranking: Ranking, counts: Tensor, form: Form, weights: Tensor | None = None
+) -> Tensor:
+    """``measure`` of every resample: [B, A] in float64; NaN where a resample lacks a class (exact form only).
+
+    ``counts`` [B, m] of ``resample_counts``; ``weights`` [m, A] of rows beside them (None: 1). ``exact``: the measure of each
+    resample. ``projected``: its first-order expansion in the counts (Hajek projection), measure(1) + sum_i (count_i - 1) times the
+    derivative by the weight of row i: one product of matrices instead of B x m x A sums, with the same limit for many rows.
+    """
+    if form == "projected":
+        return _projected(measure, ranking, counts, weights)
+    A, m = ranking.order.shape
+    columns = [_exact(measure, part, counts, weights, start) for start, part in _by_columns(ranking, m)]
+    return torch.cat(columns, 1) if columns else counts.new_zeros((len(counts), A), dtype=torch.float64)
+
+
+def _by_columns(ranking: Ranking, m: int) -> list[tuple[int, Ranking]]:
+    step = max(1, _CHUNK // max(m, 1) // 64)
+    starts = range(0, ranking.order.shape[0], step)
+    return [(s, Ranking(*(None if t is None else t[s : s + step] for t in ranking))) for s in starts]  # type: ignore[arg-type]
+
+
+def _exact(measure: Measure, ranking: Ranking, counts: Tensor, weights: Tensor | None, start: int) -> Tensor:
+    """[B, A'] of the columns that begin at ``start``; float32 sums of whole numbers below 2^24 are exact."""
+    A, m = ranking.order.shape
+    own = None if weights is None else weights[:, start : start + A].T.gather(-1, ranking.order)
+    dtype = torch.float32 if own is None and m < 4096 else torch.float64
+    found = []
+    for rows in counts.split(max(1, _CHUNK // max(A * m, 1))):
+        drawn = rows[:, ranking.order].to(dtype)
+        found.append(measure(ranking, drawn if own is None else drawn * own).double())
+    return torch.cat(found)
+
+
+def _projected(measure: Measure, ranking: Ranking, counts: Tensor, weights: Tensor | None) -> Tensor:
+    start = torch.ones_like(ranking.positive) if weights is None else weights.double().T.gather(-1, ranking.order)
+    with torch.enable_grad():
+        start.requires_grad_(True)
+        value = measure(ranking, start)
+        (slope,) = torch.autograd.grad(value.nansum(), start)
+    pull = torch.zeros_like(slope).scatter_(-1, ranking.order, (slope * start).detach())
+    moved = torch.cat([(rows.double() - 1) @ pull.T for rows in counts.split(max(1, _DRAWS // counts.shape[1]))])
+    return value.detach() + moved
+
+
+def interval(replicates: Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
+    """Percentile interval over dim 0, NaN replicates left out: [B, ...] -> two [...]; NaN where there are none."""
+    tail = (1 - level) / 2
+    low, high = replicates.nanquantile(replicates.new_tensor([tail, 1 - tail]), dim=0)
+    return low, high
