@@ -422,8 +422,8 @@ class MaskedPictures(Artifact):
     """Pictures as they are and with one part hidden. ``about`` as in ``PartImages``. ``pictures``: a folder of PNGs.
 
     ``views``: ``sample_id``, ``masked_part`` (NULL: as it is), ``draw`` int32 (-1 for pictures as they are), ``uri`` (file in
-    ``pictures``). ``truth``: ``sample_id``, ``attribute``, ``value`` of valid labels, ``visible``: ``sample_id``, ``part``, ``draw``: which parts a
-    picture was drawn for (both of a pair are visible).
+    ``pictures``). ``truth``: ``sample_id``, ``attribute``, ``value`` (uint8) of valid labels. ``visible``: ``sample_id``, ``part``,
+    ``masked_part``, ``draw``: the picture was drawn for the concepts of ``part`` while ``masked_part`` is hidden (both are visible).
     """
 
     about: dict[str, Any]
@@ -437,10 +437,11 @@ class MaskedPictures(Artifact):
 @dataclass(frozen=True)
 class ConceptAnswers(Artifact):
     """What a concept predictor says of masked pictures. ``predictor``: ``{"name", "identity", "kind"}`` with kind ``classifier``,
-    ``zero-shot`` or ``chat``; ``about`` and ``settings`` are those of the pictures, ``visible`` too."""
+    ``zero-shot`` or ``chat``; ``about``, ``settings``, ``visible`` and ``truth`` are those of the pictures."""
 
     about: dict[str, Any]
     settings: dict[str, Any]
     predictor: dict[str, Any]
     answers: Annotated[Table, Rows("leak_masked_answer")]
     visible: Table
+    truth: Table
