@@ -17,7 +17,9 @@ from runner.nodes.leakage.ranking import Ranking
 Form = Literal["exact", "projected"]
 Measure = Callable[[Ranking, Tensor], Tensor]
 
-_CHUNK = 1 << 22
+_CHUNK = {"cpu": 1 << 16}
+"""Sums at once: what stays in a processor's cache; much more on an accelerator."""
+_CHUNK_ELSEWHERE = 1 << 24
 _DRAWS = 1 << 24
 
 
@@ -31,9 +33,7 @@ def resample_counts(pictures: int, resamples: int, seed: int) -> Tensor:
     return counts
 
 
-def bootstrap(
-    measure: Measure, ranking: Ranking, counts: Tensor, form: Form, weights: Tensor | None = None
-) -> Tensor:
+def bootstrap(measure: Measure, ranking: Ranking, counts: Tensor, form: Form, weights: Tensor | None = None) -> Tensor:
     """``measure`` of every resample: [B, A] in float64; NaN where a resample lacks a class (exact form only).
 
     ``counts`` [B, m] of ``resample_counts``; ``weights`` [m, A] of rows beside them (None: 1). ``exact``: the measure of each
@@ -48,9 +48,13 @@ def bootstrap(
 
 
 def _by_columns(ranking: Ranking, m: int) -> list[tuple[int, Ranking]]:
-    step = max(1, _CHUNK // max(m, 1) // 64)
+    step = max(1, _chunk(ranking.order) // max(m, 1) // 64)
     starts = range(0, ranking.order.shape[0], step)
     return [(s, Ranking(*(None if t is None else t[s : s + step] for t in ranking))) for s in starts]  # type: ignore[arg-type]
+
+
+def _chunk(tensor: Tensor) -> int:
+    return _CHUNK.get(tensor.device.type, _CHUNK_ELSEWHERE)
 
 
 def _exact(measure: Measure, ranking: Ranking, counts: Tensor, weights: Tensor | None, start: int) -> Tensor:
@@ -59,7 +63,7 @@ def _exact(measure: Measure, ranking: Ranking, counts: Tensor, weights: Tensor |
     own = None if weights is None else weights[:, start : start + A].T.gather(-1, ranking.order)
     dtype = torch.float32 if own is None and m < 4096 else torch.float64
     found = []
-    for rows in counts.split(max(1, _CHUNK // max(A * m, 1))):
+    for rows in counts.split(max(1, _chunk(counts) // max(A * m, 1))):
         drawn = rows[:, ranking.order].to(dtype)
         found.append(measure(ranking, drawn if own is None else drawn * own).double())
     return torch.cat(found)
