@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.assets import captions, drawing_builders, face_builders
+from runner.assets import backbone_builders, captions, drawing_builders, face_builders
 from runner.assets.packing import LABELS, PIXELS, Picture, pack, write_json
 from runner.errors import AssetError
 
@@ -214,5 +214,6 @@ BUILDERS: Mapping[str, Builder] = {
     "stamps": stamps,
     "openclipart": openclipart,
     "bisenet": face_builders.bisenet,
+    "dinov2_focus": backbone_builders.dinov2_focus,
     "openmoji": drawing_builders.openmoji,
 }
