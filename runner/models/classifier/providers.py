@@ -1,4 +1,4 @@
-"""Providers of classifiers in a spec: ``huggingface``, ``file``, ``zero_shot``."""
+"""Providers of classifiers in a spec: ``huggingface``, ``file``, ``zero_shot``, ``concept_head``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from runner.models.base import Classifier, ImageTextEncoder
+from runner.models.base import Classifier, ImageTextEncoder, VisionBackbone
 from runner.models.classifier.loader import load_classifier
 from runner.models.classifier.preprocess import PreprocessSpec
 from runner.models.registry import ModelConfig, Services, model_link, provider, step_link
@@ -138,5 +138,24 @@ class ZeroShot(ModelConfig):
             classifier = ZeroShotClassifier(encoder, self.labels, self.templates or DEFAULT_TEMPLATES)
         else:
             classifier = debiased(encoder, self.labels, services.linked["vectors"], str(self.method))
+        check_classifier(classifier)
+        return classifier
+
+
+@provider("concept_head")
+class ConceptHead(ModelConfig):
+    """A vision backbone with a linear head of concepts that the step leakage.fit_concepts fitted; one sigmoid an attribute."""
+
+    kind: ClassVar[type[ModelHandle]] = Classifier
+    provider: Literal["concept_head"] = "concept_head"
+    backbone: model_link(VisionBackbone) = Field(description="the vision backbone that it was fitted on: $name")  # type: ignore[valid-type]
+    head: step_link("folder") = Field(description="output `head` of a step leakage.fit_concepts: $name.head")  # type: ignore[valid-type]
+
+    def load(self, services: Services) -> Classifier:
+        """Read the head. Raises ``ModelRefused`` where it is of another backbone."""
+        from runner.models.classifier.checks import check_classifier
+        from runner.models.classifier.concept_head import ConceptHeadClassifier, read_head
+
+        classifier = ConceptHeadClassifier(services.linked["backbone"], read_head(services.linked["head"]))
         check_classifier(classifier)
         return classifier

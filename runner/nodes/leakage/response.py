@@ -7,14 +7,13 @@ this project, after the masking experiments of "Do Concept Bottleneck Models Res
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 _BLOCK = 1 << 22
-"""Most numbers of a block of bootstrap weights."""
+"""Most numbers of a block of resampled sums."""
 
 
 class Sums(NamedTuple):
@@ -107,39 +106,16 @@ def nan_mean(values: Tensor, dim: int) -> Tensor:
     return torch.where(known, values, 0.0).sum(dim) / known.sum(dim)
 
 
-# --- intervals -------------------------------------------------------------------------------------------------------
-
-
-def resampled(pictures: int, resamples: int, seed: int, *, width: int = 1) -> Iterator[Tensor]:
-    """How often each picture is drawn with replacement: float64 [block, n], block by block, ``resamples`` rows in all.
-
-    ``width``: numbers that each draw will give, which bounds the blocks. The same for the same number of pictures and seed.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    block = max(1, _BLOCK // max(1, pictures, width))
-    one = torch.ones((), dtype=torch.float64)
-    for start in range(0, resamples, block):
-        drawn = torch.randint(pictures, (min(block, resamples - start), pictures), generator=generator)
-        yield torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(1, drawn, one.expand(drawn.shape))
-
-
-def resampled_response(sums: Sums, owner: Tensor, groups: Tensor, resamples: int, seed: int) -> Response:
-    """The measures of pictures drawn with replacement; every field has a leading axis of ``resamples``."""
-    n, width = sums.counts.shape[0], sums.counts[0].numel()
+def resampled_response(sums: Sums, owner: Tensor, groups: Tensor, draws: Tensor) -> Response:
+    """The measures of pictures drawn with replacement: ``draws`` [B, n] says how often each one is drawn
+    (``resampling.resample_counts``); every field has a leading axis B."""
+    width = max(1, sums.counts[0].numel())
     blocks = []
-    for weights in resampled(n, resamples, seed, width=width):
+    for rows in torch.split(draws, max(1, _BLOCK // width)):
+        weights = rows.to(sums.counts)
         drawn = Sums(*((weights @ values.flatten(1)).reshape(-1, *values.shape[1:]) for values in sums))
         blocks.append(respond(drawn, owner, groups))
     return Response(*(torch.cat(field) for field in zip(*blocks, strict=True)))
-
-
-def interval(draws: Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
-    """Percentile interval over the first axis, draws without a value left out; NaN where none has one."""
-    low, high = torch.nanquantile(draws, draws.new_tensor([(1 - level) / 2, (1 + level) / 2]), dim=0)
-    return low, high
-
-
-# --- against the truth -----------------------------------------------------------------------------------------------
 
 
 def weighted_accuracy(values: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
@@ -147,25 +123,5 @@ def weighted_accuracy(values: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     missing; ``weights`` [B, n] -> [B, A], NaN without any picture."""
     known = ~(values.isnan() | truth.isnan())
     right = known & ((values > 0.5) == (truth > 0.5))
-    return (weights @ right.to(weights.dtype)) / (weights @ known.to(weights.dtype))
-
-
-def weighted_auroc(values: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
-    """Area under the ROC curve, ties one half, with picture weights: [n, A], [n, A] (NaN where missing), [B, n] -> [B, A].
-
-    NaN where a draw has one class only. One pass a concept; the order of the values is found once for all draws.
-    """
-    columns = [_auroc(values[:, a], truth[:, a], weights) for a in range(values.shape[1])]
-    return torch.stack(columns, 1) if columns else weights.new_zeros((len(weights), 0))
-
-
-def _auroc(values: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
-    """Sum over groups of equal values of positives x (negatives below + half of those in the group)."""
-    known = ~(values.isnan() | truth.isnan())
-    levels, group = torch.unique(values[known], return_inverse=True)
-    drawn, positive = weights[:, known], truth[known] > 0.5
-    empty = drawn.new_zeros((len(drawn), len(levels)))
-    ups = empty.index_add(1, group[positive], drawn[:, positive])
-    downs = empty.index_add(1, group[~positive], drawn[:, ~positive])
-    below = downs.cumsum(1) - downs / 2
-    return (ups * below).sum(1) / (ups.sum(1) * downs.sum(1))
+    weights = weights.to(torch.float64)
+    return (weights @ right.to(torch.float64)) / (weights @ known.to(torch.float64))
