@@ -51,6 +51,8 @@ def moments(features: Tensor) -> Moments:
 
 def row_groups(valid: Tensor) -> Iterator[RowGroup]:
     """Groups of columns of ``valid`` bool [n, A] with equal rows; columns without any row are in none."""
+    if not valid.numel():
+        return
     patterns, member = torch.unique(valid.T, dim=0, return_inverse=True)
     for number, pattern in enumerate(patterns):
         if bool(pattern.any()):

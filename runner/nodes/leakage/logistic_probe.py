@@ -79,9 +79,7 @@ def _conjugate(x: Tensor, curvature: Tensor, penalty: Tensor, gradient: Tensor) 
     return s
 
 
-def _length(
-    x: Tensor, y: Tensor, w: Tensor, logits: Tensor, step: Tensor, gradient: Tensor, penalty: Tensor
-) -> Tensor:
+def _length(x: Tensor, y: Tensor, w: Tensor, logits: Tensor, step: Tensor, gradient: Tensor, penalty: Tensor) -> Tensor:
     """Halve each column's step until the objective falls by a hundredth of what its slope promises: [k]."""
     along, slope = x @ step, (step * gradient).sum(0)
     before = _objective(logits, y, w, penalty)

@@ -95,9 +95,7 @@ def attributes_in(terms: Tensor) -> int:
     return int((finite.any(0) if finite.ndim == 2 else finite).sum())
 
 
-def leakage_scores(
-    auroc_single: Tensor, auroc_two: Tensor, owner: Tensor, *, chance: float = 0.5
-) -> LeakageScores:
+def leakage_scores(auroc_single: Tensor, auroc_two: Tensor, owner: Tensor, *, chance: float = 0.5) -> LeakageScores:
     """All measures of single-stage against two-stage scores [..., P, A]; ``chance`` 0 for average precision minus base rate."""
     _check(auroc_single, owner)
     _check(auroc_two, owner)

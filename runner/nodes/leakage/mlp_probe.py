@@ -52,7 +52,7 @@ class MlpProbe(NamedTuple):
         found = torch.full((len(features), self.attributes), torch.nan, dtype=torch.float64, device=features.device)
         for part in self.parts:
             z = (features.float() - part.local.mean) / part.local.scale
-            found[:, part.columns] = torch.cat([part.net.logits(rows) for rows in z.split(4096)]).double()
+            found[:, part.columns] = torch.cat([part.net.logits(rows) for rows in torch.split(z, 4096)]).double()
         return found
 
 
@@ -76,7 +76,7 @@ def mlp_probe(
     for group in row_groups(valid):
         local = Moments(*(t.float() for t in moments(features[group.rows])))
         z, seen = ((t.float() - local.mean) / local.scale for t in (features[group.rows], other[0]))
-        for columns in group.columns.split(most):
+        for columns in torch.split(group.columns, most):
             y = targets[group.rows][:, columns].float()
             net = _train(z, y, (seen, other[1][:, columns], other[2][:, columns]), seed, epochs)
             parts.append(_Part(columns, local, net))
@@ -104,7 +104,7 @@ def _train(z: Tensor, y: Tensor, held_out: tuple[Tensor, Tensor, Tensor], seed: 
 
 def _epoch(net: _Net, optimiser: torch.optim.Optimizer, z: Tensor, y: Tensor, generator: torch.Generator) -> None:
     order = torch.randperm(len(z), generator=generator).to(z.device)
-    for rows in order.split(BATCH):
+    for rows in torch.split(order, BATCH):
         mask = (torch.rand(len(rows), HIDDEN, generator=generator) >= DROPOUT).to(z) / (1 - DROPOUT)
         logits = net.logits(z[rows], mask)
         loss = (softplus(logits) - y[rows] * logits).mean(0).sum()

@@ -27,7 +27,7 @@ def resample_counts(pictures: int, resamples: int, seed: int) -> Tensor:
     """How often each picture is drawn: uint8 [resamples, pictures], rows sum to ``pictures``; drawn on the CPU by ``seed``."""
     generator = torch.Generator().manual_seed(seed)
     counts = torch.zeros(resamples, pictures, dtype=torch.uint8)
-    for rows in counts.split(max(1, _DRAWS // max(pictures, 1))):
+    for rows in torch.split(counts, max(1, _DRAWS // max(pictures, 1))):
         drawn = torch.randint(pictures, rows.shape, generator=generator)
         rows.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.uint8))
     return counts
@@ -63,7 +63,7 @@ def _exact(measure: Measure, ranking: Ranking, counts: Tensor, weights: Tensor |
     own = None if weights is None else weights[:, start : start + A].T.gather(-1, ranking.order)
     dtype = torch.float32 if own is None and m < 4096 else torch.float64
     found = []
-    for rows in counts.split(max(1, _chunk(counts) // max(A * m, 1))):
+    for rows in torch.split(counts, max(1, _chunk(counts) // max(A * m, 1))):
         drawn = rows[:, ranking.order].to(dtype)
         found.append(measure(ranking, drawn if own is None else drawn * own).double())
     return torch.cat(found)
@@ -76,7 +76,9 @@ def _projected(measure: Measure, ranking: Ranking, counts: Tensor, weights: Tens
         value = measure(ranking, start)
         (slope,) = torch.autograd.grad(value.nansum(), start)
     pull = torch.zeros_like(slope).scatter_(-1, ranking.order, (slope * start).detach())
-    moved = torch.cat([(rows.double() - 1) @ pull.T for rows in counts.split(max(1, _DRAWS // counts.shape[1]))])
+    moved = torch.cat(
+        [(rows.double() - 1) @ pull.T for rows in torch.split(counts, max(1, _DRAWS // max(counts.shape[1], 1)))]
+    )
     return value.detach() + moved
 
 

@@ -12,7 +12,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from runner.nodes.leakage.linear_probe import LinearProbe, Moments, RowGroup, checked, empty_probe, fold, moments, row_groups
+from runner.nodes.leakage.linear_probe import (
+    LinearProbe,
+    Moments,
+    RowGroup,
+    checked,
+    empty_probe,
+    fold,
+    moments,
+    row_groups,
+)
 from runner.nodes.leakage.ranking import auroc
 
 PENALTY = 0.01
@@ -107,7 +116,9 @@ def ridge_grid(
     penalty = torch.full_like(probe.intercept, torch.nan)
     for group in row_groups(valid):
         normal = _normal(gram, group, targets)
-        weight, picked = _choose(normal, values, tuple(t if i == 0 else t[:, group.columns] for i, t in enumerate(held_out)))
+        weight, picked = _choose(
+            normal, values, tuple(t if i == 0 else t[:, group.columns] for i, t in enumerate(held_out))
+        )
         penalty[group.columns] = picked
         fold(probe, group, normal.local, weight, normal.rate)
     return ChosenRidge(probe, penalty)

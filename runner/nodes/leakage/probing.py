@@ -1,0 +1,235 @@
+"""Probes of every extractor, layer, part and attribute of a model and dataset, each table saved once it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from runner.context import StepContext, item_key
+from runner.nodes.leakage.label_controls import balance_weights, label_features, shuffle_within, strata
+from runner.nodes.leakage.probe_material import SINGLE, SWAP, TWO_STAGE, Material
+from runner.nodes.leakage.probe_tables import (
+    ITSELF,
+    NOTHING_TO_READ,
+    SCORED,
+    Kind,
+    Labels,
+    ProbeTable,
+    Scoring,
+    Settings,
+    Vectors,
+    empty_table,
+    fit,
+    score,
+)  # fmt: skip
+from runner.nodes.leakage.resampling import resample_counts
+
+Control = Literal["label_only", "label_shuffle", "decorrelate"]
+LABEL_ONLY, LABEL_SHUFFLE, DECORRELATE, SWAP_DONOR = "label_only", "label_shuffle", "decorrelate", "swap_donor"
+DECORRELATED = {SINGLE: DECORRELATE, TWO_STAGE: f"{DECORRELATE}_{TWO_STAGE}"}
+NO_LAYER = -1
+
+
+class View(NamedTuple):
+    """How a fitted probe is scored: vectors of the extractor ``tested`` against ``labels``; ``weigh`` gives weights of a source's
+    rows, and codes why attributes are left out (int64 [A])."""
+
+    name: str
+    tested: str
+    labels: Labels
+    weigh: Callable[[int, Tensor], tuple[Tensor, Tensor]] | None = None
+
+
+class Job(NamedTuple):
+    """One fit for all parts: vectors of ``extractor`` at ``layer``, labels to fit on, and what is scored with it."""
+
+    extractor: str
+    layer: int
+    fitted_on: Labels
+    views: tuple[View, ...]
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Study:
+    """A material with settings and the draws of the bootstrap over its test pictures, uint8 [B, m]."""
+
+    ctx: StepContext
+    material: Material
+    settings: Settings
+    controls: tuple[Control, ...]
+    layers: tuple[int, ...]
+    draws: Tensor
+
+    @property
+    def labels(self) -> Labels:
+        """The labels as they are."""
+        return Labels(self.material.value, self.material.allowed)
+
+    @property
+    def fitted_extractors(self) -> list[str]:
+        """Extractors whose vectors are fitted; swapped pictures are only scored."""
+        return [name for name in self.material.extractors if name != SWAP]
+
+
+def jobs(study: Study) -> Iterator[Job]:
+    """Layer by layer; controls that read no features first."""
+    material, labels = study.material, study.labels
+    if LABEL_ONLY in study.controls:
+        view = View(LABEL_ONLY, LABEL_ONLY, labels, partial(_not_itself, material))
+        yield Job(LABEL_ONLY, NO_LAYER, labels, (view,), "logreg")
+    for layer in study.layers:
+        for extractor in study.fitted_extractors:
+            yield Job(extractor, layer, labels, tuple(_views(study, extractor)), study.settings.kind)
+        if LABEL_SHUFFLE in study.controls and layer == study.layers[-1]:
+            first = SINGLE if SINGLE in study.fitted_extractors else study.fitted_extractors[0]
+            mixed = _shuffled(study)
+            yield Job(first, layer, mixed, (View(LABEL_SHUFFLE, first, mixed),), study.settings.kind)
+
+
+def _views(study: Study, extractor: str) -> Iterator[View]:
+    material, labels = study.material, study.labels
+    yield View(extractor, extractor, labels)
+    if DECORRELATE in study.controls and extractor in DECORRELATED:
+        yield View(DECORRELATED[extractor], extractor, labels, partial(_balanced, material))
+    if extractor == SINGLE and SWAP in material.extractors:
+        yield View(SWAP, SWAP, labels)
+        if material.donors is not None:
+            there = (material.donors >= 0)[:, None]
+            donor = material.donors.clamp_min(0)
+            yield View(SWAP_DONOR, SWAP, Labels(labels.value[donor], labels.allowed[donor] & there))
+
+
+def _shuffled(study: Study) -> Labels:
+    material = study.material
+    rest = torch.ones(len(material.value), dtype=torch.bool, device=material.value.device)
+    splits = [material.train, material.val, material.test]
+    rest[torch.cat(splits)] = False
+    taken = shuffle_within([*splits, rest.nonzero().flatten()], study.settings.seed)
+    return Labels(material.value[taken], material.allowed[taken])
+
+
+def _own_labels(material: Material, source: int) -> Tensor:
+    """Attributes that belong to the source part alone and are not excluded, int64 [k]; none for whole and background."""
+    return (material.owner == source).nonzero().flatten()
+
+
+def _left_out(material: Material, source: int) -> Tensor:
+    """Codes int64 [A]: the part's own attributes are not predicted from its labels; nothing is where it has none."""
+    reads = bool((material.owner == source).any())
+    own = torch.zeros_like(material.owner)
+    if source < len(material.parts):
+        own = torch.where(material.owned[source], ITSELF, SCORED)
+    return own if reads else torch.full_like(own, NOTHING_TO_READ)
+
+
+def _not_itself(material: Material, source: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ones(len(rows), len(material.attributes), device=rows.device), _left_out(material, source)
+
+
+def _balanced(material: Material, source: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+    own = _own_labels(material, source)
+    stratum = strata(material.value[rows][:, own], material.valid[rows][:, own])
+    return balance_weights(material.value[rows], material.allowed[rows], stratum), _left_out(material, source)
+
+
+def _vectors(study: Study, name: str, layer: int) -> Vectors:
+    material = study.material
+    if name == LABEL_ONLY:
+        return lambda rows, source: _read_labels(material, rows, source)
+    stored = material.vectors(name, layer)
+    return lambda rows, source: material.rows(stored, rows, source, f"{name}, layer {layer}")
+
+
+def _read_labels(material: Material, rows: Tensor, source: int) -> Tensor:
+    own = _own_labels(material, source)
+    return label_features(material.value[:, own], material.valid[:, own], material.train)[rows]
+
+
+def run_job(study: Study, job: Job) -> list[ProbeTable]:
+    """Fit each source once, score every view."""
+    material, settings = study.material, study.settings
+    settings = (
+        settings if job.kind == settings.kind else Settings(**asdict(settings) | {"kind": job.kind, "penalty": 1.0})
+    )
+    shape = (len(material.sources), len(material.attributes))
+    device = str(material.value.device)
+    tables = [empty_table(v.name, job.layer, job.kind, shape, settings, len(study.draws), device) for v in job.views]
+    fitting = _vectors(study, job.extractor, job.layer)
+    tested = {
+        view.tested: fitting if view.tested == job.extractor else _vectors(study, view.tested, job.layer)
+        for view in job.views
+    }
+    for source in range(shape[0]):
+        study.ctx.check()
+        train, val = (_there(material, job.extractor, rows, source) for rows in (material.train, material.val))
+        fitted = fit(fitting, source, train, val, job.fitted_on, settings)
+        for view, table in zip(job.views, tables, strict=True):
+            score(table, source, fitted, tested[view.tested], _scoring(study, view, table, source), settings)
+    return tables
+
+
+def _there(material: Material, extractor: str, rows: Tensor, source: int) -> Tensor:
+    name = material.extractors[0] if extractor == LABEL_ONLY else extractor
+    return rows[material.present[name][rows, source]]
+
+
+def _scoring(study: Study, view: View, table: ProbeTable, source: int) -> Scoring:
+    material = study.material
+    rows = _there(material, view.tested, material.test, source)
+    draws = study.draws[:, torch.searchsorted(material.test, rows)]
+    if view.weigh is None:
+        return Scoring(rows, view.labels, draws)
+    weights, codes = view.weigh(source, rows)
+    table.reason[source] = codes
+    return Scoring(rows, view.labels, draws, weights.double())
+
+
+def tables(study: Study) -> Iterator[list[ProbeTable]]:
+    """The tables of each layer (those without a layer first); finished ones are read from the scratch folder after a kill."""
+    layer: int | None = None
+    found: list[ProbeTable] = []
+    for job in study.ctx.track(list(jobs(study)), unit="probes"):
+        if layer is not None and job.layer != layer:
+            yield found
+            found = []
+        layer = job.layer
+        found += _kept(study, job)
+    if found:
+        yield found
+
+
+def _kept(study: Study, job: Job) -> list[ProbeTable]:
+    names = [view.name for view in job.views]
+    device = str(study.material.value.device)
+    paths = [study.ctx.scratch / f"{_key(study, name, job.layer)}.npz" for name in names]
+    if all(path.exists() for path in paths):
+        return [ProbeTable.load(p, n, job.layer, job.kind, device) for p, n in zip(paths, names, strict=True)]
+    found = run_job(study, job)
+    study.ctx.scratch.mkdir(parents=True, exist_ok=True)
+    for table, path in zip(found, paths, strict=True):
+        table.save(path)
+    return found
+
+
+def _key(study: Study, name: str, layer: int) -> str:
+    material = study.material
+    about = [
+        material.model["identity"],
+        material.dataset,
+        str(material.folder),
+        material.sample_ids,
+        asdict(study.settings),
+    ]
+    labels = [t.cpu().numpy().tobytes().hex() for t in (material.value, material.allowed, material.owner)]
+    return item_key(about, labels, list(study.draws.shape), material.test.tolist(), name, layer)
+
+
+def draws_of(material: Material, resamples: int, seed: int) -> Tensor:
+    """The bootstrap's counts over the test pictures."""
+    return resample_counts(len(material.test), resamples, seed).to(material.value.device)
