@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from runner.models.base import VisionBackbone
-from runner.nodes.leakage.masks import RULES, Fill, Rule, coverage, filling, in_pixels, patch_mask, strict_pixels
+from runner.nodes.leakage.masks import coverage, filling, in_pixels, patch_mask, strict_pixels
+from runner.nodes.leakage.names import MODES, RULES, TOKEN_MODES, Fill, Mode, Norm, Pool, Rule, boundary_leaks
 from runner.nodes.leakage.packing import Sequences, dropped_sequences, packed_sequences, whole_sequences
 from runner.nodes.leakage.pooling import (
-    Norm,
-    Pool,
     by_layer,
     layer_numbers,
     normed,
@@ -33,9 +32,6 @@ from runner.nodes.leakage.pooling import (
 
 __all__ = ["check_two_stage", "pool_parts", "single_stage", "single_stage_layers", "two_stage", "two_stage_layers"]
 
-Mode = Literal["attn_mask", "token_drop", "packed", "pixel_fill", "crop"]
-TOKEN_MODES: tuple[Mode, ...] = ("attn_mask", "token_drop", "packed")
-MODES: tuple[Mode, ...] = (*TOKEN_MODES, "pixel_fill", "crop")
 LARGEST = 1e4
 """Tokens that nobody reads are kept within this, so that a bad pixel outside a part cannot become NaN under a mask."""
 
@@ -115,11 +111,6 @@ def check_two_stage(
             f"mode {mode} with rule {rule} and strict_pixels false lets pixels outside a part into its vector: "
             "take rule all (not for crop) or strict_pixels true, or say allow_boundary_leak true"
         )
-
-
-def boundary_leaks(mode: str, rule: str, strict_pixels: bool) -> bool:
-    """Whether pixels outside a part come into its two-stage vector: at the border of patches, or within its box."""
-    return mode != "pixel_fill" and not strict_pixels and (mode == "crop" or rule != "all")
 
 
 def two_stage_patches(masks: Tensor, patch_size: int, mode: str, rule: Rule) -> Tensor:

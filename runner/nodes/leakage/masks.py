@@ -5,16 +5,11 @@ Pure functions on tensors. B pictures, P parts, H x W pixels, patches of s x s p
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Rule = Literal["any", "majority", "all", "nearest_exact"]
-RULES: tuple[Rule, ...] = ("any", "majority", "all", "nearest_exact")
-Fill = str | tuple[float, float, float]
-FILLS = ("mean", "zero", "noise", "blur")
+from runner.nodes.leakage.names import FILLS, RULES, Fill, Rule
 
 
 def _grid(mask: Tensor, patch_size: int) -> Tensor:

@@ -12,11 +12,8 @@ import torch
 from torch import Tensor
 
 from runner.models.base import VisionBackbone
-from runner.nodes.leakage.masks import Rule, coverage, patch_mask
-
-Pool = Literal["mean", "mean_all", "max", "keypoint", "soft"]
-Norm = Literal["final", "raw", "projected"]
-POOLS: tuple[Pool, ...] = ("mean", "mean_all", "max", "keypoint", "soft")
+from runner.nodes.leakage.masks import coverage, patch_mask
+from runner.nodes.leakage.names import POOLS, Norm, Pool, Rule
 
 
 class LayerTokens(NamedTuple):
