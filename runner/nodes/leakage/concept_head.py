@@ -36,12 +36,12 @@ def fit_concepts(features: Tensor, value: Tensor, valid: Tensor, c: float = 1.0)
     counted = valid.bool()
     n, positives = counted.sum(0), (counted & value.bool()).sum(0)
     kept = ((positives > 0) & (positives < n)).nonzero().flatten()
-    scores = torch.full((value.shape[1],), torch.nan, dtype=torch.float64)
+    scores = features.new_full((value.shape[1],), torch.nan, dtype=torch.float64)
     if not len(kept):
         empty = features.new_zeros((0, features.shape[1]), dtype=torch.float32)
         return ConceptFit(empty, empty.new_zeros(0), kept, n, positives, scores)
     probe = logistic_probe(features, value[:, kept], counted[:, kept], c)
-    scores[kept] = auroc(probe.scores(features), value[:, kept], counted[:, kept]).cpu()
+    scores[kept] = auroc(probe.scores(features), value[:, kept], counted[:, kept])
     weight = (probe.weight / probe.scale[:, None]).T
     bias = probe.intercept - weight @ probe.mean
     return ConceptFit(weight.float(), bias.float(), kept, n, positives, scores)
