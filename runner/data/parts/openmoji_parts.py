@@ -76,23 +76,22 @@ def _part(shape: Shape, place: NDArray[np.float64]) -> str:
     if not len(place):
         return OTHER
     (x, y), (width, height) = place.mean(0), np.ptp(place, 0)
-    central = abs(x - CANVAS / 2) <= 12
-    if central and y < 36 and height < 30 and width < 56:
+    if 24 <= x <= 48 and y < 36 and height < 30 and width < 56:
         return "headwear"
-    return "clothing" if central and y >= 42 else OTHER
+    return "clothing" if 23.5 <= x <= 46 and y >= 42 else OTHER  # tools are held up on the right
 
 
 def _with_slices(parts: list[str], places: Sequence[NDArray[np.float64]]) -> tuple[str, ...]:
     """Shadows and trimmings: other shapes that stand between the left and the right end of the clothing or headwear."""
     out = list(parts)
-    for part, low, high in (("clothing", 42, CANVAS), ("headwear", 0, 36)):
+    for part, low, high, margin in (("clothing", 42, CANVAS, 6), ("headwear", 0, 36, 2)):  # shadows fall to the right
         held = [places[i] for i, its in enumerate(parts) if its == part]
         if not held:
             continue
         across = np.concatenate(held)[:, 0]
         for i, its in enumerate(parts):
             if its == OTHER and len(places[i]) and low <= places[i][:, 1].mean() <= high:
-                inside = (places[i][:, 0] >= across.min() - 2) & (places[i][:, 0] <= across.max() + 2)
+                inside = (places[i][:, 0] >= across.min() - 2) & (places[i][:, 0] <= across.max() + margin)
                 out[i] = part if inside.mean() > 0.95 else OTHER
     return tuple(out)
 

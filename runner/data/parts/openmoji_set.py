@@ -149,8 +149,8 @@ def _colour(design: Design, part: str, colour: str) -> str:
 
 def pure(codes: Pixels, colour: str) -> Mask:
     """Where RGBA pixels uint8 [H, W, 4] are exactly one opaque colour: bool [H, W]."""
-    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)] + [255]
-    return np.asarray((codes == np.array(wanted, np.uint8)).all(-1))
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)] + [255], np.uint8)
+    return np.asarray(np.ascontiguousarray(codes).view(np.uint32)[..., 0] == wanted.view(np.uint32))
 
 
 def over(pixels: Pixels, ground: Pixels) -> Pixels:
