@@ -53,5 +53,8 @@ class Geometry:
         return scaled[0], scaled[1], (scaled[0] - self.size) // 2, (scaled[1] - self.size) // 2
 
     def _cut(self, image: Image.Image, how: Image.Resampling) -> Image.Image:
+        """What scaling and cutting give, without the pixels in between: a very long picture would be scaled to a giant canvas."""
         width, height, left, top = self._frame(*image.size)
-        return image.resize((width, height), how).crop((left, top, left + self.size, top + self.size))
+        across, down = image.width / width, image.height / height
+        right, bottom = min(image.width, (left + self.size) * across), min(image.height, (top + self.size) * down)
+        return image.resize((self.size, self.size), how, (left * across, top * down, right, bottom))

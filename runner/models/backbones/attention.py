@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from runner.errors import ModelRefused
@@ -62,8 +62,8 @@ def masked_attention(
     Forbidden keys have exactly no influence (their weight is 0, not small). The result has the value's dtype.
     """
     mask = None if allowed is None else allowed.unsqueeze(1)
-    wide = [_at_least_float32(each) for each in (query, key, value)]
-    return F.scaled_dot_product_attention(*wide, attn_mask=mask, scale=scale).to(value.dtype)
+    wide = (_at_least_float32(query), _at_least_float32(key), _at_least_float32(value))
+    return scaled_dot_product_attention(wide[0], wide[1], wide[2], attn_mask=mask, scale=scale).to(value.dtype)
 
 
 class Interception(TorchFunctionMode):
@@ -78,7 +78,7 @@ class Interception(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Hand on everything but the fused attention."""
-        if func is F.scaled_dot_product_attention:
+        if func is scaled_dot_product_attention:
             self.calls += 1
             return self._attend(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

@@ -99,6 +99,7 @@ class Dinov3(HuggingFaceVit):
     """
 
     def __init__(self, network: Any, about: About) -> None:
+        network.eval()  # in training mode the rotation is jittered at random
         with torch.no_grad():
             side = about.geometry.size
             tables = network.rope_embeddings(torch.zeros(1, 3, side, side))

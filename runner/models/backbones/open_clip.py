@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from runner.data.geometry import Geometry
 from runner.errors import ModelRefused
@@ -14,7 +14,9 @@ from runner.models.backbones.timm_vit import timm_backbone
 from runner.models.backbones.transformer import DTYPES, About, Precision, TokenBackbone
 from runner.models.base import ClipModel, VisionBackbone
 
-_PRECISIONS: dict[Any, Precision] = {dtype: name for name, dtype in DTYPES.items()}  # type: ignore[misc]
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+_PRECISIONS: dict[Any, Precision] = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class OpenClipTower(TokenBackbone):
@@ -64,9 +66,9 @@ class OpenClipTower(TokenBackbone):
 def _self_attention(module: nn.MultiheadAttention, tokens: Tensor) -> Tensor:
     """What ``module(tokens, tokens, tokens)`` gives in evaluation mode: [B, T, D] -> [B, T, D]."""
     count, length, width = tokens.shape
-    joined = F.linear(tokens, module.in_proj_weight, module.in_proj_bias)
-    heads = joined.view(count, length, 3, module.num_heads, -1).permute(2, 0, 3, 1, 4)
-    read = F.scaled_dot_product_attention(*heads.unbind(0))
+    joined = linear(tokens, module.in_proj_weight, module.in_proj_bias)
+    query, key, value = joined.view(count, length, 3, module.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    read = scaled_dot_product_attention(query, key, value)
     made: Tensor = module.out_proj(read.transpose(1, 2).reshape(count, length, width))
     return made
 
@@ -109,7 +111,3 @@ def _about(clip: ClipModel, visual: Any) -> About:
         small=clip.small,
         notes=("a small CLIP trained by this project, far below a published one",) if clip.small else (),
     )
-
-
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)

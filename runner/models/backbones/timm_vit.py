@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from runner.data.geometry import Geometry
 from runner.imports import importing
-from runner.models.backbones.transformer import About, Rotation, TokenBackbone
+from runner.models.backbones.transformer import About, Precision, Rotation, TokenBackbone
 from runner.models.backbones.weights import draw_by_fan_in
 
 HALF = (0.5, 0.5, 0.5)
@@ -80,7 +80,8 @@ class TimmEva(TimmVit):
 
     def __init__(self, network: Any, about: About) -> None:
         grid = network.patch_embed.grid_size
-        with torch.inference_mode(False), torch.no_grad():
+        network.eval()  # in training mode the rotation is jittered at random
+        with torch.no_grad():
             rows = None if network.rope is None else network.rope.get_embed(shape=grid)
         self._rows: Tensor | None = None if rows is None else rows.to(about.device)
         self._by_depth = bool(getattr(network, "rope_mixed", False))
@@ -103,7 +104,7 @@ class TimmEva(TimmVit):
 
     def _rotation(self, number: int, positions: Tensor) -> Rotation | None:
         with importing:
-            from timm.layers import apply_rot_embed_cat
+            from timm.layers.pos_embed_sincos import apply_rot_embed_cat
         rows = self._rows_of(number)
         if rows is None:
             return None
@@ -126,7 +127,7 @@ def timm_backbone(network: Any, about: About) -> TimmVit:
     return (TimmEva if is_rotary(network) else TimmVit)(network, about)
 
 
-def planted_vit(seed: int = 0, *, device: str = "cpu") -> TimmVit:
+def planted_vit(seed: int = 0, *, device: str = "cpu", precision: Precision = "fp32") -> TimmVit:
     """The untrained transformer of the leakage checks: 64 x 64 pixels, patches of 8, width 64, 4 blocks of 4 heads.
 
     Its weights have a standard deviation of fan_in ** -0.5, so that its attention mixes tokens (``draw_by_fan_in``).
@@ -141,6 +142,7 @@ def planted_vit(seed: int = 0, *, device: str = "cpu") -> TimmVit:
         mean=HALF,
         std=HALF,
         device=device,
+        precision=precision,
         random_init=True,
     )
     return TimmVit(draw_by_fan_in(network, seed), about)

@@ -23,7 +23,7 @@ from runner.models.backbones.weights import weights_digest
 from runner.models.base import VisionBackbone
 
 Precision = Literal["fp32", "bf16", "fp16"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Rotation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -148,7 +148,7 @@ class TokenBackbone(OpenBackbone):
     def _check_blocks(self) -> None:
         """Raise ``ModelRefused`` unless the attention of every block can be intercepted."""
         length = self.prefix_tokens + 1
-        with torch.inference_mode():
+        with torch.no_grad():
             tokens = torch.zeros(1, length, self.widths[0], device=self.device, dtype=self.dtype)
             positions = torch.tensor([[-1] * self.prefix_tokens + [0]], device=self.device)
             allowed = torch.ones(1, length, length, dtype=torch.bool, device=self.device)
