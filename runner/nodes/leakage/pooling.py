@@ -46,11 +46,21 @@ def normed(backbone: VisionBackbone, tokens: Tensor, norm: Norm) -> Tensor:
     if norm != "raw" and backbone.kind_of_layers == "tokens":
         tokens = backbone.norm(tokens)
     if norm == "projected":
-        projected = backbone.project(tokens)
-        if projected is None:
-            raise ValueError(f"{backbone.name} has no joint space to project into: norm is final or raw")
-        tokens = projected
+        tokens = _projected(backbone, tokens)
     return tokens.float() if tokens.dtype in (torch.float16, torch.bfloat16) else tokens
+
+
+def check_norm(backbone: VisionBackbone, norm: Norm) -> None:
+    """Raise ``ValueError`` where this backbone has no such norm."""
+    if norm == "projected":
+        _projected(backbone, torch.zeros(1, backbone.widths[-1], device=backbone.device))
+
+
+def _projected(backbone: VisionBackbone, vectors: Tensor) -> Tensor:
+    projected = backbone.project(vectors)
+    if projected is None:
+        raise ValueError(f"{backbone.name} has no joint space to project into: norm is final or raw")
+    return projected
 
 
 def by_layer(
