@@ -81,12 +81,10 @@ def part_images(
     that must have pictures (default: train and test where there are attributes, else any); ``warn(text, item)`` hears of
     pictures whose thumbnail cannot be made. Raises ``DataError`` saying where.
     """
-    _check_names(name, parts, attributes)
-    about = _about(name, object, parts, attributes, check_owners(name, owners, parts, attributes))
-    about["excluded"] = _known_names(name, "excluded", dict(excluded or {}), attributes)
-    about["swaps"] = _checked_swaps(name, swaps, parts)
-    about |= {"part_source": part_source, "label_mode": label_mode, "mask_resize": mask_resize, "notes": [*notes]}
-    _check_pictures(name, pictures, corpus, needed if needed is not None else ("train", "test") if attributes else ())
+    wanted = needed if needed is not None else ("train", "test") if attributes else ()
+    about = check_plain(name, parts, attributes, owners, excluded or {}, swaps, pictures, corpus, wanted)
+    about |= {"object": object, "part_source": part_source, "label_mode": label_mode, "mask_resize": mask_resize}
+    about["notes"] = [*notes]
     order = sorted(range(len(pictures)), key=lambda i: SPLITS.index(pictures[i]["split"]))
     listed = [pictures[i] for i in order]
     labels = _labels(name, listed, attributes, np.asarray(value)[order], np.asarray(valid)[order])
@@ -102,6 +100,29 @@ def part_images(
         datasets=[entry], corpus=corpus, images=images, about=about, masks=_reordered(drawn, order), labels=labels,
         attributes=_attribute_table(about, listed, labels),
     )  # fmt: skip
+
+
+def check_plain(
+    name: str,
+    parts: Sequence[str],
+    attributes: Sequence[str],
+    owners: Mapping[str, Owner],
+    excluded: Mapping[str, str],
+    swaps: Sequence[Sequence[str]],
+    pictures: Sequence[Mapping[str, Any]],
+    corpus: Sequence[Mapping[str, Any]],
+    needed: Sequence[str],
+) -> dict[str, Any]:
+    """Everything that can be judged before a mask is made; returns these entries of ``about``. Raises ``DataError``."""
+    _check_names(name, parts, attributes)
+    about = {
+        "dataset": name, "parts": [*parts], "attributes": [*attributes],
+        "owners": check_owners(name, owners, parts, attributes),
+        "excluded": _known_names(name, "excluded", dict(excluded), attributes),
+        "swaps": _checked_swaps(name, swaps, parts),
+    }  # fmt: skip
+    _check_pictures(name, pictures, corpus, needed)
+    return about
 
 
 def mask_table(rows: Iterable[MaskRow], parts: Sequence[str], sample_ids: Sequence[str]) -> pa.Table:
@@ -210,12 +231,6 @@ def _checked_swaps(name: str, swaps: Sequence[Sequence[str]], parts: Sequence[st
         if len(pair) != 2 or pair[0] == pair[1] or not {*pair} <= {*parts}:
             raise DataError(f"{name}: a swap is a pair of its parts, not {quoted(list(pair))}")
     return [list(pair) for pair in swaps]
-
-
-def _about(
-    name: str, what: str, parts: Sequence[str], attributes: Sequence[str], owners: dict[str, Owner]
-) -> dict[str, Any]:
-    return {"dataset": name, "object": what, "parts": [*parts], "attributes": [*attributes], "owners": owners}
 
 
 def _check_pictures(
