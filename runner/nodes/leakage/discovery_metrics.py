@@ -6,11 +6,13 @@ NaN: nothing to measure. Formulas of NMI and ARI are scikit-learn's; keypoint er
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from runner.nodes.leakage.ranking import rank, weighted_ap
+from runner.nodes.leakage.resampling import bootstrap, interval, resample_counts
 
 BACKGROUND_PLANE = 0.1
 """Value of the background among part masks of 0 and 1, where dense truth is their argmax."""
@@ -37,7 +39,7 @@ def contingency(truth: Tensor, predicted: Tensor, shape: tuple[int, int]) -> Ten
 def nmi_ari(predicted: Tensor, truth: Tensor) -> NmiAri:
     """NMI and ARI x 100 of two labellings of the same things; int64 [m], truths below 0 are left out."""
     known = truth >= 0
-    rows, columns = truth[known].unique(return_inverse=True)[1], predicted[known].unique(return_inverse=True)[1]
+    rows, columns = (torch.unique(x[known], return_inverse=True)[1] for x in (truth, predicted))
     if not len(rows):
         return nmi_ari_of_counts(truth.new_zeros((1, 1)))
     return nmi_ari_of_counts(contingency(rows, columns, (int(rows.max()) + 1, int(columns.max()) + 1)))
@@ -119,8 +121,8 @@ def mean_iou(found: Overlap, slot_of_part: list[int]) -> Tensor:
     chosen = torch.stack(
         [iou[..., p, s] if s >= 0 else torch.zeros_like(iou[..., p, 0]) for p, s in enumerate(slot_of_part)], -1
     )
-    kept = torch.where(occurs, chosen.nan_to_num(0), torch.nan)
-    return kept.nanmean(-1)
+    kept = torch.where(occurs, chosen.nan_to_num(0), 0).sum(-1) / occurs.sum(-1).clamp_min(1)
+    return torch.where(occurs.any(-1), kept, torch.nan)
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
@@ -182,38 +184,24 @@ def pointing_hits(places: Tensor, masks: Tensor, keypoints: Tensor, radius: floa
     """
     inside = masks[:, places[:, 1], places[:, 0]].T
     distance = torch.linalg.vector_norm(places[:, None] + 0.5 - keypoints[None], dim=2)
-    return inside | (distance <= radius)
+    hits: Tensor = inside | (distance <= radius)
+    return hits
 
 
 # --- attributes ------------------------------------------------------------------------------------------------------
 
 
-def weighted_average_precision(scores: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Average precision [R] of ``scores`` [n] for ``targets`` [n] (0 or 1) under picture ``weights`` [R, n].
+def mean_average_precision(scores: Tensor, targets: Tensor, valid: Tensor, counts: Tensor) -> Tensor:
+    """Mean over attributes [R + 1] of their average precision; ``scores``, ``targets``, ``valid`` [n, A], ``counts`` [R + 1, n].
 
-    Ties are one threshold, as in scikit-learn. NaN where no positive, or no negative, has weight.
+    Attributes with one class only are left out; those that lose a class in a resample are left out of that resample.
     """
-    order = scores.argsort(descending=True)
-    ordered = scores[order]
-    ends = torch.cat([ordered[1:] != ordered[:-1], ordered.new_ones(1, dtype=torch.bool)])
-    weight = weights[:, order].double()
-    hits = (weight * targets[order].double()).cumsum(1)[:, ends]
-    taken = weight.cumsum(1)[:, ends]
-    gained = torch.diff(hits, dim=1, prepend=torch.zeros_like(hits[:, :1]))
-    precision = hits / taken.clamp_min(1e-12)
-    positives = hits[:, -1]
-    told = (positives > 0) & (taken[:, -1] > positives)
-    return torch.where(told, (gained * precision).sum(1) / positives.clamp_min(1e-12), torch.nan)
-
-
-def mean_average_precision(scores: Tensor, targets: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
-    """Mean over attributes [R] of ``weighted_average_precision``; ``scores``, ``targets``, ``valid`` [n, A], ``weights`` [R, n]."""
-    each = [
-        weighted_average_precision(scores[known, a], targets[known, a], weights[:, known])
-        for a, known in enumerate(valid.bool().unbind(1))
-        if known.any()
-    ]
-    return torch.stack(each).nanmean(0) if each else weights.new_full((len(weights),), torch.nan, dtype=torch.float64)
+    known = valid.bool()
+    both = (known & (targets == 1)).any(0) & (known & (targets == 0)).any(0)
+    if not both.any():
+        return torch.full((len(counts),), torch.nan, dtype=torch.float64)
+    ranking = rank(scores[:, both], targets[:, both], known[:, both])
+    return bootstrap(weighted_ap, ranking, counts, "exact").nanmean(1)
 
 
 # --- intervals -------------------------------------------------------------------------------------------------------
@@ -227,31 +215,26 @@ class Estimate(NamedTuple):
     high: float
 
 
-def resample_weights(n: int, resamples: int, seed: int) -> Tensor:
-    """How often each of ``n`` pictures is in each resample, float64 [R + 1, n]; row 0 is the sample itself."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(max(n, 1), (resamples, n), generator=generator)
-    weights = torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones_like(drawn, dtype=torch.float64)
-    )
-    return torch.cat([torch.ones(1, n, dtype=torch.float64), weights])
+def counted(n: int, resamples: int, seed: int) -> Tensor:
+    """How often each of ``n`` pictures is in each resample, uint8 [R + 1, n]; row 0 is the sample itself."""
+    return torch.cat([torch.ones(1, n, dtype=torch.uint8), resample_counts(n, resamples, seed)])
 
 
 def estimate(values: Tensor) -> Estimate:
     """Of values [R + 1] whose first belongs to the sample itself: it, and the 2.5 % and 97.5 % quantiles of the others."""
-    rest = values[1:][~values[1:].isnan()]
-    if not len(rest) or bool(values[0].isnan()):
-        return Estimate(float(values[0]), float("nan"), float("nan"))
-    low, high = torch.quantile(rest.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(float(values[0]), low, high)
+    low, high = interval(values[1:].double())
+    if bool(values[0].isnan()):
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    return Estimate(float(values[0]), float(low), float(high))
 
 
-def ratio(part: Tensor, whole: Tensor, weights: Tensor) -> Estimate:
+def ratio(part: Tensor, whole: Tensor, counts: Tensor) -> Estimate:
     """Sum of ``part`` [n] over the sum of ``whole`` [n], resampled over pictures; NaN where the whole is 0."""
-    below = weights @ whole.double()
-    return estimate(torch.where(below > 0, (weights @ part.double()) / below.clamp_min(1e-300), torch.nan))
+    below = summed(whole, counts)
+    return estimate(torch.where(below > 0, summed(part, counts) / below.clamp_min(1e-300), torch.nan))
 
 
-def of_counts(measure: Callable[[Tensor], Tensor], counts: Tensor, weights: Tensor) -> Estimate:
-    """``measure`` [R + 1] of counts added over pictures: ``counts`` [n, ...], resampled by ``weights`` [R + 1, n]."""
-    return estimate(measure(torch.tensordot(weights, counts.double(), 1)))
+def summed(each: Tensor, counts: Tensor) -> Tensor:
+    """``each`` [n, ...] added over the pictures of each resample: float64 [R + 1, ...]."""
+    flat = counts.double() @ each.double().reshape(len(each), -1)
+    return flat.view(len(counts), *each.shape[1:])

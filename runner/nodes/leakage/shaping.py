@@ -37,10 +37,7 @@ def presence(maps: Tensor, kind: PresenceKind = "max") -> Tensor:
     avgpool3(A_k)). ``soft_tanh``: the soft constraint of that tanh (definition of this project). Depends on the batch size.
     """
     strongest = _smoothed(maps[:, :-1]).amax((2, 3))
-    if kind in ("max", "soft_constraint"):
-        shown = strongest.amax(0)
-    else:
-        shown = torch.tanh(strongest.sum(0))
+    shown = strongest.amax(0) if kind in ("max", "soft_constraint") else torch.tanh(strongest.sum(0))
     if kind == "max":
         return 1 - shown.mean()
     if kind == "tanh":

@@ -155,5 +155,5 @@ def test_random_affine_stays_within_its_bounds() -> None:
     drawn = shaping.random_affine(500, torch.Generator().manual_seed(0))
     assert float(drawn.angle.abs().max()) <= math.pi / 2
     assert float(drawn.shift.abs().max()) <= 0.11
-    assert 0.8 <= float(drawn.scale.min()) and float(drawn.scale.max()) <= 1.4
+    assert float(drawn.scale.min()) >= 0.8 and float(drawn.scale.max()) <= 1.4
     assert float(drawn.angle.abs().max()) > 1.4 and float(drawn.scale.max()) > 1.38
