@@ -87,7 +87,7 @@ def replacement_dependence(
 def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
     """1 - cosine over the last axis, as half the squared distance of the unit vectors in float64: exactly 0 for equal bits,
     never negative, no digits lost for small angles. NaN where either vector is zero or NaN."""
-    one, other = (v.double() / v.double().norm(dim=-1, keepdim=True) for v in (first, second))
+    one, other = (torch.as_tensor(v.double() / v.double().norm(dim=-1, keepdim=True)) for v in (first, second))
     return (one - other).square().sum(-1) / 2
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from runner.nodes.leakage.dependence import bootstrap_means
+from runner.nodes.leakage.names import Norm, Pool, Rule
 from runner.nodes.leakage.resampling import resample_counts
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
@@ -26,9 +27,9 @@ class Audit:
     layers: tuple[int, ...]
     extractors: tuple[str, ...]
     two_stage: Mapping[str, Any]
-    pooling: str
-    norm: str
-    patch_rule: str
+    pooling: Pool
+    norm: Norm
+    patch_rule: Rule
     replace: str
     gradient: bool
     attention: bool
@@ -36,14 +37,14 @@ class Audit:
     seed: int
 
 
-def picture_rows(chunk_ids: Sequence[str], parts: Sequence[str], found: Arrays, audit: Audit) -> Iterator[Row]:
-    """Rows of ``leak_dependence``, without dataset and model: where a part's vector exists."""
-    for name in audit.extractors:
-        values = found[f"values {name}"]
-        for layer, picture, part in zip(*np.nonzero(np.isfinite(values[1])), strict=True):
-            cell = {measure: _number(values[m, layer, picture, part]) for m, measure in enumerate(MEASURES)}
-            yield {"sample_id": chunk_ids[picture], "part": parts[part], "extractor": name,
-                   "layer": audit.layers[layer], "replacement": audit.replace, **cell}  # fmt: skip
+def picture_rows(sample_ids: Sequence[str], parts: Sequence[str], found: Arrays, audit: Audit) -> Iterator[Row]:
+    """Rows of ``leak_dependence`` of a chunk, picture by picture: where a part's vector exists."""
+    values = np.stack([found[f"values {name}"] for name in audit.extractors])  # [extractors, measures, L, B, P]
+    there = np.isfinite(values[:, 1]).transpose(2, 0, 1, 3)
+    for picture, which, layer, part in zip(*np.nonzero(there), strict=True):
+        cell = dict(zip(MEASURES, map(_number, values[which, :, layer, picture, part]), strict=True))
+        yield {"sample_id": sample_ids[picture], "part": parts[part], "extractor": audit.extractors[which],
+               "layer": audit.layers[layer], "replacement": audit.replace, **cell}  # fmt: skip
 
 
 def summary_rows(chunks: Sequence[Arrays], parts: Sequence[str], audit: Audit) -> Iterator[Row]:
@@ -70,12 +71,12 @@ def attention_rows(chunks: Sequence[Arrays], parts: Sequence[str]) -> Iterator[R
     kept = [found for found in chunks if "attention" in found]
     if not kept:
         return
-    total, area, n = (sum(found[name] for found in kept) for name in ("attention", "attention_area", "attention_n"))
-    for block, head, part in np.ndindex(*np.asarray(total).shape[:3]):
+    total, area, n = (np.sum([c[name] for c in kept], 0) for name in ("attention", "attention_area", "attention_n"))
+    for block, head, part in np.ndindex(*total.shape[:3]):
         if n[part]:
-            shares = np.asarray(total)[block, head, part] / n[part]
+            shares = map(float, total[block, head, part] / n[part])
             yield {"layer": block + 1, "head": None if head == total.shape[1] - 1 else head, "part": parts[part],
-                   **dict(zip(ON, map(float, shares), strict=True)), "area": float(area[part] / n[part]), "n": int(n[part])}  # fmt: skip
+                   **dict(zip(ON, shares, strict=True)), "area": float(area[part] / n[part]), "n": int(n[part])}  # fmt: skip
 
 
 def norm_rows(chunks: Sequence[Arrays], audit: Audit) -> Iterator[Row]:

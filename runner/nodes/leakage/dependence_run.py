@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from results.tables import arrow_table
 from runner.context import StepContext, item_key
-from runner.data.images import UnreadableImage
 from runner.data.parts.reading import PartReader
 from runner.data.sampling import sampled
-from runner.errors import DataError
+from runner.errors import DataError, StepError
 from runner.nodes.leakage.attention_flow import attention_flow, rollout
 from runner.nodes.leakage.dependence import gradient_share, replacement_dependence
 from runner.nodes.leakage.dependence_rows import (
@@ -31,14 +32,17 @@ from runner.nodes.leakage.dependence_rows import (
     summary_rows,
 )
 from runner.nodes.leakage.dependence_steps import Dependence
-from runner.nodes.leakage.features import single_stage, two_stage
+from runner.nodes.leakage.features import check_two_stage, single_stage_layers, two_stage_layers
+from runner.nodes.leakage.loading import Loader, draw_donors
 from runner.nodes.leakage.masks import patch_mask
+from runner.nodes.leakage.pooling import by_layer, check_norm, layer_numbers, normed, plain_layers
 from runner.nodes.leakage.token_norms import distance_without, high_norm
 
 if TYPE_CHECKING:
     from runner.artifacts import PartImages
     from runner.models.base import VisionBackbone
 
+Extractor = Callable[[Tensor, Tensor], Tensor]
 MOST_WEIGHTS = 2**26
 """Attention weights held at once."""
 
@@ -87,12 +91,25 @@ def _measure(ctx: StepContext, backbone: VisionBackbone, chunk: Chunk, audit: Au
     return found
 
 
-def extractor(backbone: VisionBackbone, name: str, audit: Audit) -> Any:
-    """``single`` or ``two_stage`` as a function of pictures and masks, for the layers asked for."""
-    layers = list(audit.layers)
+def extractor(backbone: VisionBackbone, name: str, audit: Audit) -> Extractor:
+    """``single`` or ``two_stage`` as a function of pictures and masks: [L, B, P, D] of the layers asked for.
+
+    Layers of a convolutional network differ in width: zeros fill up, which changes no norm and no cosine.
+    """
+    layers, norm = list(audit.layers), audit.norm
     if name == "single":
-        return partial(single_stage, backbone, pool=audit.pooling, rule=audit.patch_rule, layers=layers, norm=audit.norm)  # fmt: skip
-    return partial(two_stage, backbone, layers=layers, norm=audit.norm, **audit.two_stage)
+        made = partial(
+            single_stage_layers, backbone, pool=audit.pooling, rule=audit.patch_rule, layers=layers, norm=norm
+        )
+    else:
+        made = partial(two_stage_layers, backbone, layers=layers, norm=norm, **audit.two_stage)
+
+    def extract(pixels: Tensor, masks: Tensor) -> Tensor:
+        found = made(pixels, masks)
+        width = max(each.shape[-1] for each in found)
+        return torch.stack([functional.pad(each, (0, width - each.shape[-1])) for each in found])
+
+    return extract
 
 
 def _values(
@@ -100,25 +117,14 @@ def _values(
 ) -> np.ndarray[Any, Any]:
     """float64 [4, L, B, P] in the order of ``MEASURES``."""
     extract = extractor(backbone, name, audit)
-    whole = partial(_bound, extract, masks)
+
+    def whole(x: Tensor) -> Tensor:
+        return extract(x, masks)
+
     one = None if name == "single" else lambda x, part: extract(x, masks[:, part : part + 1])[..., 0, :]
     distances = replacement_dependence(whole, pixels, masks, replacement, one=one)
     share = gradient_share(whole, pixels, masks) if audit.gradient else torch.full_like(distances.d_out, torch.nan)
     return torch.stack([share, *distances]).cpu().numpy()
-
-
-def _bound(extract: Any, masks: Tensor, pixels: Tensor) -> Tensor:
-    features: Tensor = extract(pixels, masks)
-    return features
-
-
-def plain_layers(backbone: VisionBackbone, pixels: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Layer number and tokens [B, prefix + N, D] of a plain forward, layer by layer."""
-    tokens = backbone.embed(backbone.normalise(pixels))
-    yield 0, tokens
-    for number in range(1, backbone.depth + 1):
-        tokens = backbone.block(number, tokens)
-        yield number, tokens
 
 
 @torch.no_grad()
@@ -142,7 +148,8 @@ def _flows(backbone: VisionBackbone, pixels: Tensor, parts: Tensor, whole: Tenso
     rolled: Tensor | None = None
     sums = []
     before: Tensor | None = None
-    for number, tokens in plain_layers(backbone, pixels):
+    plain = by_layer(backbone, backbone.embed(backbone.normalise(pixels)), range(backbone.depth + 1))
+    for number, tokens in plain:
         if before is not None:
             attention = backbone.attention(number, before).float()
             rolled = rollout(rolled, attention)
@@ -175,9 +182,8 @@ def _norms(
 
 def _patch_tokens(backbone: VisionBackbone, pixels: Tensor, audit: Audit) -> tuple[Tensor, Tensor]:
     """Patch tokens of the layers asked for, [L, B, N, D]: raw, and as they are pooled."""
-    kept = {n: t[:, backbone.prefix_tokens :] for n, t in plain_layers(backbone, pixels) if n in audit.layers}
-    raw = torch.stack([kept[number] for number in audit.layers])
-    return raw, backbone.norm(raw) if audit.norm == "final" else raw
+    raw = torch.stack([found.patches for found in plain_layers(backbone, pixels, audit.layers)])
+    return raw, normed(backbone, raw, audit.norm)
 
 
 def replaced_by(how: str, pixels: Tensor, donors: Tensor, backbone: VisionBackbone, seed: int) -> Tensor:
@@ -199,15 +205,18 @@ def run(
     ctx: StepContext, backbone: VisionBackbone, images: PartImages, audit: Audit, split: str, pictures: int, batch: int
 ) -> Dependence:
     """All pictures, chunk by chunk; a part that no picture shows is warned of."""
+    _refuse(ctx, backbone, audit)
     reader = PartReader(images)
     rows = _drawn(reader, split, pictures, audit)
     if backbone.kind_of_layers != "tokens" and (audit.attention or audit.token_norms):
         ctx.warn(f"{backbone.name} is convolutional: it has no attention and no tokens to report")
+    donors = draw_donors(rows, reader.splits, audit.seed) if audit.replace == "donor" else {}
+    loader = Loader(reader, backbone, images.about, (), donors, audit.seed)
     chunks, seen = [], []
     ctx.advance("pictures", 0, len(rows))
     for start in range(0, len(rows), batch):
         ctx.check()
-        chunk = read_chunk(ctx, reader, images, backbone, rows, slice(start, start + batch), audit)
+        chunk = read_chunk(ctx, loader, rows[start : start + batch], audit)
         if chunk is not None:
             chunks.append(audit_chunk(ctx, backbone, chunk, audit))
             seen.append(chunk.sample_ids)
@@ -218,80 +227,56 @@ def run(
     return _tables(backbone, images, audit, split, chunks, seen)
 
 
+def layers_of(ctx: StepContext, backbone: VisionBackbone, layers: str | Sequence[int]) -> tuple[int, ...]:
+    """Layer numbers in rising order; ``last``, ``all``, or numbers. Raises ``StepError`` for one that there is not."""
+    try:
+        return tuple(sorted(layer_numbers(backbone.depth, None if layers == "last" else layers)))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise StepError(f"layers: {backbone.name}: {error}", step=ctx.step) from error
+
+
+def _refuse(ctx: StepContext, backbone: VisionBackbone, audit: Audit) -> None:
+    """``StepError`` for what this backbone cannot do, before a picture is read."""
+    try:
+        check_norm(backbone, audit.norm)
+        if "two_stage" in audit.extractors:
+            check_two_stage(backbone, **audit.two_stage)
+    except ValueError as error:
+        raise StepError(str(error), step=ctx.step) from error
+
+
 def _drawn(reader: PartReader, split: str, pictures: int, audit: Audit) -> list[int]:
     """Rows of the pictures: those of the split, at most ``pictures`` of them."""
     there = [row for row, own in enumerate(reader.splits) if split in ("all", own)]
     rows = sampled(there, pictures, audit.seed, lambda row: reader.sample_ids[row])
     if not rows:
         raise DataError(f"the split {split} has no picture", hint="Another split: all, train, val or test.")
-    if audit.replace == "donor" and len(rows) < 2:
-        raise DataError("replace: donor needs two pictures, there is one", hint="replace: mean, or more pictures.")
+    splits = Counter(reader.splits[row] for row in rows)
+    if audit.replace == "donor" and min(splits.values()) < 2:
+        raise DataError(
+            f"replace: donor takes another picture of the same split, but there is one picture of {min(splits, key=lambda s: splits[s])}",
+            hint="replace: mean, or more pictures.",
+        )
     return rows
 
 
-def read_chunk(
-    ctx: StepContext, reader: PartReader, images: PartImages, backbone: VisionBackbone, rows: Sequence[int], part: slice,
-    audit: Audit,
-) -> Chunk | None:  # fmt: skip
-    """Some of the pictures with their masks; None where none can be read. A picture's donor is the next of the draw, the
-    first one's for the last."""
-    own = rows[part]
-    donors = [*own[1:], rows[part.stop % len(rows)] if part.stop < len(rows) else rows[0]]
-    found = dict(reader.pictures(sorted({*own, *donors} if audit.replace == "donor" else {*own})))
-    pixels, masks = {}, {}
-    for row, image in found.items():
-        if isinstance(image, UnreadableImage):
-            if row in own:
-                ctx.failed(reader.sample_ids[row], str(image))
-            continue
-        pixels[row] = torch.from_numpy(backbone.prepare(image))
-        if row in own:
-            masks[row] = input_masks(reader, images, backbone, row, image.size)
-    kept = [row for row in own if row in masks]
-    if not kept:
+def read_chunk(ctx: StepContext, loader: Loader, rows: Sequence[int], audit: Audit) -> Chunk | None:
+    """Some of the pictures with their masks and what replaces pixels; None where none can be read."""
+    loaded = loader.load(rows)
+    ids = loader.reader.sample_ids
+    for row, why in loaded.unreadable.items():
+        ctx.failed(ids[row], why)
+    batch = loaded.batch
+    if batch is None:
         return None
-    stacked = torch.stack([pixels[row] for row in kept])
-    others = stacked
-    if audit.replace == "donor":
-        next_of = dict(zip(own, donors, strict=True))
-        others = torch.stack([pixels[_donor(row, next_of[row], pixels)] for row in kept])
-    drawn = torch.from_numpy(np.stack([masks[row] for row in kept]))
-    ids = [reader.sample_ids[row] for row in kept]
-    return Chunk(ids, stacked, drawn[:, :-1], drawn[:, -1], replaced_by(audit.replace, stacked, others, backbone, audit.seed))  # fmt: skip
-
-
-def _donor(row: int, wanted: int, pixels: Mapping[int, Tensor]) -> int:
-    """The wanted donor, or another picture at hand where it cannot be read."""
-    found = next((other for other in (wanted, *pixels) if other in pixels and other != row), None)
-    if found is None:
-        raise DataError("replace: donor needs two pictures that can be read", hint="replace: mean, or a larger batch.")
-    return found
-
-
-def input_masks(
-    reader: PartReader, images: PartImages, backbone: VisionBackbone, row: int, size: tuple[int, int]
-) -> np.ndarray[Any, Any]:
-    """Masks of parts, then of the object, at the backbone's input: bool [P + 1, H, W]."""
-    found = reader.masks(row)
-    stack = np.concatenate([found.masks, found.object[None]])
-    stored = reader.size(row)
-    if stored is not None and stored != size[::-1]:
-        if images.about.get("mask_resize", "none") != "nearest":
-            raise DataError(
-                f"{reader.sample_ids[row]}: its masks are {stored} (height, width), its picture {size[::-1]}"
-            )
-        stack = np.stack([nearest(mask, size) for mask in stack])
-    if stored is None:
-        stack = np.zeros((len(stack), *size[::-1]), bool)
-    return np.stack([backbone.geometry.mask(mask) for mask in stack])
-
-
-def nearest(mask: np.ndarray[Any, Any], size: tuple[int, int]) -> np.ndarray[Any, Any]:
-    """A bool mask at another (width, height)."""
-    from PIL import Image
-
-    drawn = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
-    return np.asarray(drawn) > 127
+    others = batch.images
+    if batch.donors is not None and batch.has_donor is not None:
+        if len(loaded.rows) == 1 and not batch.has_donor.all():
+            ctx.failed(ids[loaded.rows[0]], "the picture that was to replace its pixels cannot be read")
+            return None
+        others = torch.where(batch.has_donor[:, None, None, None], batch.donors, batch.images.roll(1, 0))
+    replacement = replaced_by(audit.replace, batch.images, others, loader.backbone, audit.seed)
+    return Chunk([ids[row] for row in loaded.rows], batch.images, batch.masks, batch.whole, replacement)
 
 
 def _warn_of_absent(ctx: StepContext, parts: Sequence[str], chunks: Sequence[Arrays], audit: Audit) -> None:
