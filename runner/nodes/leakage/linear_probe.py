@@ -44,7 +44,9 @@ class RowGroup(NamedTuple):
 
 
 def moments(features: Tensor) -> Moments:
-    """Of [n, D]: mean, and population std with 1 for constant columns."""
+    """Of [n, D]: mean, and population std with 1 for constant columns; 0 and 1 without any row."""
+    if not len(features):
+        return Moments(features.new_zeros(features.shape[1]), features.new_ones(features.shape[1]))
     spread = features.std(0, correction=0)
     return Moments(features.mean(0), torch.where(spread < FLAT, 1.0, spread))
 

@@ -16,7 +16,7 @@ from runner.nodes.leakage.metrics import mean_of
 from runner.nodes.leakage.probe_material import SWAP, Material, material
 from runner.nodes.leakage.probe_rows import Frame, pair_rows, probe_rows, summary_rows
 from runner.nodes.leakage.probe_tables import Kind, ProbeTable, Settings
-from runner.nodes.leakage.probing import LABEL_SHUFFLE, Control, Study, draws_of, jobs, tables
+from runner.nodes.leakage.probing import LABEL_SHUFFLE, Control, Study, draws_of, identity_of, jobs, tables
 from runner.nodes.leakage.resampling import Form
 
 PENALTIES = {"ridge": 0.01, "logreg": 1.0, "mlp": 0.0}
@@ -91,7 +91,8 @@ def _study(ctx: StepContext, features: PartFeatures, plan: Plan) -> Study:
             f"only {len(one.test)} test pictures: intervals are wide, and percentile intervals of so few are rough",
             item=one.place,
         )
-    return Study(ctx, one, settings, plan.controls, layers, draws_of(one, plan.resamples, plan.seed))
+    identity = identity_of(one, settings, plan.resamples)
+    return Study(ctx, one, settings, plan.controls, layers, draws_of(one, plan.resamples, plan.seed), identity)
 
 
 def _layers(one: Material, plan: Plan) -> tuple[int, ...]:

@@ -30,8 +30,8 @@ def reason_text(code: int, min_pos: int) -> str | None:
     """What stands in ``skipped_reason``."""
     return {
         SCORED: None,
-        ABSENT: "the part, or the part that the attribute describes, is absent in every picture of train or test",
-        UNLABELLED: "no valid label in train or test",
+        ABSENT: "the part is absent in every picture of train or test",
+        UNLABELLED: "no picture of train or test has both a valid label and the part that the attribute describes",
         FEW_TRAIN: f"fewer than {min_pos} positives or negatives in train",
         FEW_TEST: f"fewer than {min_pos} positives or negatives in test",
         ITSELF: "labels of the part itself are not predicted by this control",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,7 +60,7 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """A material with settings and the draws of the bootstrap over its test pictures, uint8 [B, m]."""
+    """A material with settings and the draws of the bootstrap over its test pictures, uint8 [B, m]; ``identity``: of what is kept."""
 
     ctx: StepContext
     material: Material
@@ -65,6 +68,7 @@ class Study:
     controls: tuple[Control, ...]
     layers: tuple[int, ...]
     draws: Tensor
+    identity: str
 
     @property
     def labels(self) -> Labels:
@@ -207,7 +211,7 @@ def tables(study: Study) -> Iterator[list[ProbeTable]]:
 def _kept(study: Study, job: Job) -> list[ProbeTable]:
     names = [view.name for view in job.views]
     device = str(study.material.value.device)
-    paths = [study.ctx.scratch / f"{_key(study, name, job.layer)}.npz" for name in names]
+    paths = [_path(study, name, job.layer) for name in names]
     if all(path.exists() for path in paths):
         return [ProbeTable.load(p, n, job.layer, job.kind, device) for p, n in zip(paths, names, strict=True)]
     found = run_job(study, job)
@@ -217,17 +221,24 @@ def _kept(study: Study, job: Job) -> list[ProbeTable]:
     return found
 
 
-def _key(study: Study, name: str, layer: int) -> str:
-    material = study.material
-    about = [
-        material.model["identity"],
-        material.dataset,
-        str(material.folder),
-        material.sample_ids,
-        asdict(study.settings),
-    ]
-    labels = [t.cpu().numpy().tobytes().hex() for t in (material.value, material.allowed, material.owner)]
-    return item_key(about, labels, list(study.draws.shape), material.test.tolist(), name, layer)
+def _path(study: Study, name: str, layer: int) -> Path:
+    return study.ctx.scratch / f"{item_key(study.identity, name, layer)}.npz"
+
+
+def identity_of(material: Material, settings: Settings, resamples: int) -> str:
+    """What tables depend on besides extractor and layer, as one key."""
+    arrays = (
+        material.value,
+        material.allowed,
+        material.owned,
+        material.owner,
+        material.train,
+        material.val,
+        material.test,
+    )
+    content = hashlib.sha256(b"".join(np.ascontiguousarray(a.cpu().numpy()).tobytes() for a in arrays)).hexdigest()
+    where = [material.model["name"], material.model["identity"], material.dataset, str(material.folder)]
+    return item_key(where, content, asdict(settings), resamples)
 
 
 def draws_of(material: Material, resamples: int, seed: int) -> Tensor:

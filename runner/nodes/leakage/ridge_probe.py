@@ -136,4 +136,4 @@ def _choose(normal: _Normal, values: Sequence[float], held_out: tuple[Tensor, ..
     best = quality.nan_to_num(-1).argmax(0)
     best = torch.where(quality[0].isnan(), len(values) // 2, best)
     weight = torch.stack(solved).gather(0, best.expand(1, len(turned), -1))[0]
-    return axes @ weight, torch.tensor(list(values)).to(weight)[best]
+    return axes @ weight, weight.new_tensor(values)[best]
