@@ -26,7 +26,7 @@ def read_numbers(path: Path, columns: int, *, fields: int | None = None) -> NDAr
     odd: list[tuple[int, list[float]]] = []
 
     def other(row: Any) -> str:
-        numbers = _floats(row.text, columns)
+        numbers = _floats(row.text, columns, width)
         odd.append((row.number or 0, numbers if numbers is not None else [float("nan")] * columns))
         return "skip"
 
@@ -39,7 +39,12 @@ def read_numbers(path: Path, columns: int, *, fields: int | None = None) -> NDAr
         wrong = _line_of(path, columns)
     if wrong is not None:
         raise malformed(path, wrong, f"expected {columns} numbers separated by blanks")
-    return np.concatenate([rows, np.array([numbers for _, numbers in odd])]) if odd else rows
+    # where they stood, so that errors count rows as the file does
+    return (
+        np.insert(rows, [number - 1 - k for k, (number, _) in enumerate(odd)], [row for _, row in odd], 0)
+        if odd
+        else rows
+    )
 
 
 def _read(path: Path, names: list[str], wanted: list[str], other: Any) -> pa.Table:
@@ -62,10 +67,10 @@ def _read(path: Path, names: list[str], wanted: list[str], other: Any) -> pa.Tab
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _floats(text: str, count: int) -> list[float] | None:
+def _floats(text: str, count: int, least: int) -> list[float] | None:
     fields = text.split()
     try:
-        return [float(field) for field in fields[:count]] if len(fields) >= count else None
+        return [float(field) for field in fields[:count]] if len(fields) >= least else None
     except ValueError:
         return None
 
@@ -73,7 +78,7 @@ def _floats(text: str, count: int) -> list[float] | None:
 def _line_of(path: Path, columns: int) -> int:
     """The first line whose numbers are not all finite: looked for only when one is known to be there."""
     for number, line in numbered_lines(path):
-        numbers = _floats(line, columns)
+        numbers = _floats(line, columns, columns)
         if numbers is None or not np.isfinite(numbers).all():
             return number
     return 1
