@@ -27,15 +27,16 @@ class ConvolutionalBackbone(OpenBackbone):
         super().__init__(network, about)
         self._stages = _stages(network, about.name)
         self.depth, self.prefix_tokens = len(self._stages) - 1, 0
-        side = self.image_size
-        with torch.inference_mode():
+        side, stride = self.image_size, network.feature_info[-1]["reduction"]
+        if side % stride:
+            raise ModelRefused(
+                f"{about.name}: image_size {side} is no multiple of its largest stride {stride}",
+                hint=f"Take {side // stride * stride or stride} or {(side // stride + 1) * stride}.",
+            )
+        with torch.no_grad():
             maps = self.maps(torch.zeros(1, 3, side, side))
         self.widths = tuple(each.shape[1] for each in maps)
-        self.patch_sizes = tuple(round(side / each.shape[2]) for each in maps)
-        if any(each.shape[2] * patch != side for each, patch in zip(maps, self.patch_sizes, strict=True)):
-            raise ModelRefused(
-                f"{about.name}: image_size {side} is no multiple of its largest stride", hint="Take a multiple of 32."
-            )
+        self.patch_sizes = tuple(side // each.shape[2] for each in maps)
 
     def maps(self, normalised: Tensor) -> list[Tensor]:
         """As ``VisionBackbone.maps``; float32."""

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from runner.data.geometry import Geometry
@@ -15,13 +16,15 @@ from runner.errors import AssetError, ModelRefused
 from runner.imports import importing
 from runner.models.backbones.convolutional import KINDS, ConvolutionalBackbone
 from runner.models.backbones.huggingface import LAYOUTS, huggingface_backbone
-from runner.models.backbones.open_clip import OPENAI_MEAN, OPENAI_STD
+from runner.models.backbones.open_clip import OPENAI_MEAN, OPENAI_STD, clip_tower
 from runner.models.backbones.timm_vit import HALF, PLANTED, planted_vit, timm_backbone
 from runner.models.backbones.transformer import About, Precision
 from runner.models.backbones.weights import seeded
 from runner.models.base import VisionBackbone
 from runner.models.classifier.sniff import read_json
 from runner.models.classifier.weights import fill, read_safetensors
+
+__all__ = ["clip_tower", "lineage", "load_huggingface", "load_timm"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -169,7 +172,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 3)
+    begun = sorted((each for each in known if each.startswith(name)), key=len)
+    close = begun[:3] or difflib.get_close_matches(name, known, 3)
     return f"Did you mean {' or '.join(close)}?" if close else "Such as vit_small_patch14_dinov2.lvd142m."
 
 
@@ -210,7 +214,7 @@ def load_huggingface(
     side = image_size or _int(config.image_size)
     about = About(
         name=f"{shown}{f'/random {seed}' if random_init else ''}",
-        family=RANDOM if random_init else lineage(kind if kind not in ("vit", "deit") else shown),
+        family=RANDOM if random_init else _lineage_of(kind, shown),
         geometry=_geometry(side, settings[2]),
         mean=settings[0],
         std=settings[1],
@@ -219,6 +223,13 @@ def load_huggingface(
         random_init=random_init,
     )
     return huggingface_backbone(inner, about, projection)
+
+
+def _lineage_of(kind: str, shown: str) -> str:
+    """The kind of model tells its lineage, except of a CLIP and a plain ViT, which many have trained."""
+    several = kind in ("clip_vision_model", "vit", "deit")
+    named = lineage(shown) if several else "supervised"
+    return named if named != "supervised" else lineage(kind)
 
 
 def _int(value: Any) -> int:
@@ -261,7 +272,10 @@ def _vision_config(root: Path) -> tuple[str, Any]:
             f"{root.name}: transformers' {stated[:60]!r} is no backbone that can be read layer by layer",
             hint=f"Kinds that can: {', '.join(sorted({*LAYOUTS, *_WHOLE}))}.",
         )
-    config: Any = getattr(transformers, _MODELS[kind]).config_class.from_pretrained(str(root))
+    try:
+        config: Any = getattr(transformers, _MODELS[kind]).config_class.from_pretrained(str(root))
+    except Exception as error:  # a stranger's configuration may fail in any way
+        raise ModelRefused(f"{root.name}: transformers cannot read its config.json: {_one_line(error)}") from error
     return kind, config
 
 
@@ -269,6 +283,8 @@ def _network(root: Path, kind: str, config: Any, shown: str, seed: int | None) -
     """The model with the weights of the folder, or drawn with ``seed``. Raises ``ModelRefused``."""
     with importing:
         import transformers
+        from transformers.utils import logging
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     projected = kind == "clip_vision_model" and _has_projection(root)
     cls = getattr(transformers, "CLIPVisionModelWithProjection" if projected else _MODELS[kind])
     options = {"add_pooling_layer": False} if kind in ("vit", "deit") else {}
@@ -278,9 +294,16 @@ def _network(root: Path, kind: str, config: Any, shown: str, seed: int | None) -
             return cls(config, **options)
     try:
         network, report = cls.from_pretrained(
-            str(root), config=config, use_safetensors=True, local_files_only=True, output_loading_info=True,
-            attn_implementation="sdpa", **options,
-        )  # fmt: skip
+            str(root),
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+            output_loading_info=True,
+            **options,
+        )
     except Exception as error:  # a stranger's folder may fail in any way
         raise ModelRefused(f"{shown}: transformers cannot load it: {_one_line(error)}") from error
     missing = sorted(key for key in report["missing_keys"] if "mask_token" not in key)

@@ -109,6 +109,6 @@ class ClipTower(ModelConfig):
 
     def load(self, services: Services) -> VisionBackbone:
         """Load. Raises ``ModelRefused``."""
-        from runner.models.backbones.open_clip import clip_tower
+        from runner.models.backbones.loading import clip_tower
 
         return clip_tower(services.linked["clip"])
