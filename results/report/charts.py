@@ -34,6 +34,9 @@ SHAPES = {
     "undefined": "cross",
 }
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
+LINES = ("var(--link)", "var(--bad)", "var(--good)")
+MOST_TOLD = 16
+"""Columns of a heat map up to which its numbers are written into it."""
 WIDTH = 210
 LABELS = 118
 
@@ -194,6 +197,61 @@ def spectrum_chart(directions: Rows) -> Markup:
         )
         .properties(width=WIDTH, height=110)
     )
+
+
+def depth_chart(points: Rows) -> Markup:
+    """Lines over the layers of a network with their 95 % bands: ``name``, ``layer``, ``value``, ``low``, ``high``; chance is 0.5."""
+    import altair as alt
+
+    values = [{k: p[k] for k in ("name", "layer", "value", "low", "high")} for p in points]
+    names = list(dict.fromkeys(p["name"] for p in values))
+    told = alt.Legend(
+        title=None, orient="bottom", direction="vertical", labelColor="var(--ink)", labelFontSize=12, labelLimit=320
+    )
+    colour = alt.Color("name:N", scale=alt.Scale(domain=names, range=list(LINES[: len(names)])), legend=told)
+    dashes = alt.StrokeDash(
+        "name:N", scale=alt.Scale(domain=names, range=[[1, 0], [6, 3], [2, 2]][: len(names)]), legend=told
+    )
+    lowest = min([0.45, *(v for p in values for v in (p["value"], p["low"]) if v is not None)])
+    scale = alt.Scale(domain=[lowest, 1.0], nice=False, zero=False)
+    axis = alt.Axis(title=None, tickCount=5)
+    numbers = sorted({p["layer"] for p in values})
+    layers = alt.Axis(title=None, values=numbers[:: -(-len(numbers) // 13)], format="d", grid=False)
+    data = alt.Chart(alt.InlineData(values=values))
+    base = data.encode(x=alt.X("layer:Q", axis=layers), color=colour)
+    drawn = [
+        data.mark_rule(strokeDash=[3, 3], stroke="var(--muted)").encode(y=alt.datum(0.5)),
+        base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", axis=axis, scale=scale), y2="high:Q"),
+        base.mark_line(strokeWidth=2).encode(y=alt.Y("value:Q", axis=axis, scale=scale), strokeDash=dashes),
+        base.mark_point(size=28, filled=True, opacity=1).encode(y=alt.Y("value:Q", axis=axis, scale=scale)),
+    ]
+    return _svg(alt.layer(*drawn).properties(width=2 * WIDTH, height=190))
+
+
+def heat_map(cells: Rows, *, reach: tuple[float, float], signed: bool = False) -> Markup:
+    """Squares of ``row``, ``column``, ``value`` (None: left blank), darker between the two ends of ``reach``; with ``signed`` values
+    below 0 have another colour. ``row`` and ``column`` are names, in the order in which they come."""
+    import altair as alt
+
+    rows, columns = (_distinct(list(dict.fromkeys(c[axis] for c in cells)), 22) for axis in ("row", "column"))
+    low, high = reach
+    values = [
+        {"row": rows[c["row"]], "column": columns[c["column"]], "value": c["value"], "text": f"{c['value']:.2f}".replace("-", "\u2212"),
+         "depth": min(1.0, max(0.0, (abs(c["value"]) - low) / max(high - low, 1e-9))), "side": "below" if signed and c["value"] < 0 else "above"}
+        for c in cells if c["value"] is not None
+    ]  # fmt: skip
+    axis: dict[str, Any] = {"title": None, "ticks": False, "domain": False, "labelLimit": LABELS, "grid": False}
+    base = alt.Chart(alt.InlineData(values=values)).encode(
+        x=alt.X("column:N", sort=list(columns.values()), axis=alt.Axis(orient="top", labelAngle=-40, **axis)),
+        y=alt.Y("row:N", sort=list(rows.values()), axis=alt.Axis(**axis)),
+    )
+    fill = alt.Color("side:N", legend=None, scale=alt.Scale(domain=["above", "below"], range=["var(--link)", "var(--bad)"]))  # fmt: skip
+    depth = alt.Opacity("depth:Q", legend=None, scale=alt.Scale(domain=[0, 1], range=[0.04, 0.75]))
+    layers = [base.mark_rect(stroke="var(--line)", strokeWidth=0.5).encode(color=fill, opacity=depth)]
+    if len(columns) <= MOST_TOLD:
+        layers.append(base.mark_text(fontSize=10, color="var(--ink)").encode(text="text:N"))
+    side = 34 if len(columns) <= MOST_TOLD else 16
+    return _svg(alt.layer(*layers).properties(width=alt.Step(side), height=alt.Step(min(side, 26))))
 
 
 def _svg(chart: Any) -> Markup:

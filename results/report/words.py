@@ -90,6 +90,19 @@ def score_interval(low: float | None, high: float | None) -> str:
     return f"{score(low)}{between}{score(high)}"
 
 
+def figure(value: float | None) -> str:
+    """``0.61``: an AUROC, a share or a distance with two decimals, three where it would else read as nothing; 0 is exactly that."""
+    if value is None:
+        return NOTHING
+    shown = "0" if value == 0 else f"{value:.2f}" if abs(value) >= 0.005 else f"{value:.3f}"
+    return shown.replace("-", MINUS)
+
+
+def figure_interval(low: float | None, high: float | None) -> str:
+    """``[0.51, 0.70]``."""
+    return NOTHING if low is None or high is None else f"[{figure(low)}, {figure(high)}]"
+
+
 def points(difference: float | None) -> str:
     """``+12`` or ``−23``: percentage points."""
     return NOTHING if difference is None else _signed(difference)
@@ -171,7 +184,7 @@ def cell(value: Any) -> Markup:
 FILTERS = {
     f.__name__: f
     for f in (
-        clean, named, listed, percent, percent_interval, score, score_interval, points, points_interval, size_of, p_value, whole, duration, moment,
+        clean, named, listed, percent, percent_interval, score, score_interval, figure, figure_interval, points, points_interval, size_of, p_value, whole, duration, moment,
         plural, unpacked, cell,
     )
 }  # fmt: skip

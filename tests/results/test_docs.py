@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from synthetic_audit import audit
+from synthetic_leakage import store_leakage
 from synthetic_openworld import experiment
 
 from results import database
 from results.store import ResultsStore
 
 PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text("utf8")
+PARTS = "## Questions about parts: leakage, masking, discovery"
 CHAPTER = "## Questions about open-world and closed-world classification"
 
 
@@ -26,6 +28,7 @@ def filled(tmp_path_factory):
     store = ResultsStore(tmp_path_factory.mktemp("docs") / "results.duckdb")
     audit().store(store)
     experiment(run_id="sweep", variants={"dataset=dtd,rounds=2": ("dtd",), "dataset=food101,rounds=2": ("food101",)}).store(store)  # fmt: skip
+    store_leakage(store)
     experiment(run_id="z-last").store(store)
     return store
 
@@ -40,6 +43,12 @@ def test_examples_about_classification_find_something(filled):
     assert len(found) > 15
     without = [sql.partition("\n")[0] for sql in found if not filled.query(sql).num_rows]
     assert without == []
+
+
+def test_examples_about_parts_find_something(filled):
+    found = statements(PAGE.partition(PARTS)[2].partition(CHAPTER)[0])
+    assert len(found) == 7
+    assert [sql.partition("\n")[0] for sql in found if not filled.query(sql).num_rows] == []
 
 
 def test_every_view_is_named():

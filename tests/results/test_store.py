@@ -10,6 +10,7 @@ import pytest
 from synthetic_audit import RUN, audit
 from synthetic_debias import store_debias
 from synthetic_heads import store_heads
+from synthetic_leakage import store_leakage
 from synthetic_openworld import experiment
 
 from results import database
@@ -295,6 +296,7 @@ def test_every_view_runs(store, filled):
         experiment(run_id="experiment").store(store)
         store_heads(store)
         store_debias(store)
+        store_leakage(store)
     for view in database.views():
         rows = store.query(f"SELECT * FROM {view.name}").num_rows
         assert (rows > 0) == filled, view.name
