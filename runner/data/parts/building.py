@@ -207,13 +207,13 @@ def _reordered(masks: pa.Table, order: Sequence[int]) -> pa.Table:
 def _check_names(name: str, parts: Sequence[str], attributes: Sequence[str]) -> None:
     if not parts:
         raise DataError(f"{name}: there is no part")
-    for what, names in (("part", parts), ("attribute", attributes)):
+    for what, article, names in (("part", "a part", parts), ("attribute", "an attribute", attributes)):
         twice = [n for n, count in Counter(names).items() if count > 1]
         if twice:
             raise DataError(f"{name}: the {what} {some(twice)} stands twice")
         odd = [n for n in names if not (isinstance(n, str) and n.isprintable() and 0 < len(n.strip()) <= 100)]
         if odd:
-            raise DataError(f"{name}: {some(odd)} cannot be the name of a {what}: one line of 1 to 100 characters")
+            raise DataError(f"{name}: {some(odd)} cannot name {article}: one line of 1 to 100 characters")
     reserved = [part for part in parts if part in RESERVED or "+" in part]
     if reserved:
         raise DataError(f"{name}: no part can be called {some(reserved)}: it means something else (+ joins parts)")

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from runner.data.datasets.content import quoted, some
+from runner.data.datasets.specs import SPLITS
 from runner.data.datasets.tables import check_paths
 from runner.data.parts import coco
 from runner.data.parts.found import Drawn, FoundParts, picture_size, read_mask
@@ -47,7 +48,7 @@ def read_manifest(spec: ManifestParts) -> FoundParts:
     root = Path(spec.manifest)
     images = _table(root, "images", ("image_id", "path", "split"), ("target", "width", "height"))
     ids = images.columns["image_id"]
-    rows = {name: row for row, name in enumerate(ids)}
+    rows = _by_id(images)
     check_paths(str(images.path), images.columns["path"])
     parts = _table(root, "parts", ("image_id", "part"), ("mask_path", "rle", "keypoint_x", "keypoint_y", "visible"))
     drawn, names = _parts(parts, rows, len(ids))
@@ -116,6 +117,18 @@ def _pictures(images: Columns, what: str) -> list[dict[str, Any]]:
     targets = columns.get("target", [what] * len(columns["path"]))
     rows = zip(columns["image_id"], columns["split"], columns["path"], targets, strict=True)
     return [{"sample_id": i, "split": split, "uri": path, "target": target} for i, split, path, target in rows]
+
+
+def _by_id(images: Columns) -> dict[str, int]:
+    """Rows of the table of images by picture. Raises ``DataError`` where one stands twice or in no split."""
+    rows: dict[str, int] = {}
+    for row, (name, split) in enumerate(zip(images.columns["image_id"], images.columns["split"], strict=True)):
+        if split not in SPLITS:
+            raise DataError(f"{images.line(row)}: the split {quoted(split)} is none of {', '.join(SPLITS)}")
+        if rows.setdefault(name, row) != row:
+            first = images.columns["split"][rows[name]]
+            raise DataError(f"{images.line(row)}: {quoted(name)} stands twice, in {first} and {split}")
+    return rows
 
 
 def _row_of(table: Columns, row: int, rows: dict[str, int]) -> int:

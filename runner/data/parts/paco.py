@@ -70,6 +70,7 @@ def read_paco(spec: PacoParts, crops: Path) -> FoundParts:
     read = {split: _read(path, split, spec) for split, path in files.items()}
     boxes = [box for split in read.values() for box in split.boxes]
     _check_disjoint(boxes)
+    _check_there(spec, boxes)
     parts = sorted({part for box in boxes for part in box.parts})
     value, valid, names, owners = _labels(spec, boxes, parts, next(iter(read.values())).attributes)
     home = (
@@ -165,6 +166,16 @@ def _boxed(
     folder = Path(spec.pictures) if spec.pictures else Path(spec.paco_lvis)
     picture = folder / name if (folder / name).is_file() else folder / "images" / name
     return Boxed(f"{name}/{row.get('id')}", split, picture, (width, height), corners, whole, parts)
+
+
+def _check_there(spec: PacoParts, boxes: list[Boxed]) -> None:
+    """A wrong folder is found before thousands of pictures fail one by one."""
+    first = boxes[:20]
+    if first and not any(box.picture.is_file() for box in first):
+        raise DataError(
+            f"{first[0].picture} is missing, and none of the first {len(first)} pictures is there",
+            hint="Name the folder that holds COCO's train2017 and val2017 with `pictures:`.",
+        )
 
 
 def _check_disjoint(boxes: list[Boxed]) -> None:

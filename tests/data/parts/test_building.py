@@ -108,7 +108,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "owner of nothing": (lambda p: {"owners": {**p["owners"], "big": []}}, "owner of 'big'"),
     "part twice": (lambda p: {"parts": ["head", "head"]}, "part 'head' stands twice"),
     "reserved part": (lambda p: {"parts": ["head", "whole"]}, "'whole'"),
-    "newline in a part": (lambda p: {"parts": ["head", "ta\nil"]}, "cannot be the name of a part"),
+    "newline in a part": (lambda p: {"parts": ["head", "ta\nil"]}, "cannot name a part"),
     "unknown excluded": (lambda p: {"excluded": {"huge": "why"}}, "excluded names.*'huge'"),
     "swap of one": (lambda p: {"swaps": [("head", "head")]}, "a swap is a pair"),
     "no test split": (lambda p: {"pictures": p["pictures"][1:], "masks": []}, "no picture in test"),
