@@ -119,17 +119,18 @@ def extract(backbone: VisionBackbone, batch: Batch, recipe: Recipe) -> Vectors:
 
 
 def _single(made: Vectors, backbone: VisionBackbone, batch: Batch, recipe: Recipe) -> None:
+    sizes = {backbone.patch_sizes[layer] for layer in recipe.layers}
+    kept = {s: patches_to_pool(batch.masks, s, recipe.rule, recipe.pooling, batch.keypoints) for s in sizes}
+    others = {s: _regions(batch, kept[s].bool(), s, recipe.rule) for s in sizes if "random_region" in recipe.controls}
+    over_regions: Pool = recipe.pooling if recipe.pooling in ("mean_all", "max") else "mean"
     for layer, _, raw in plain_layers(backbone, batch.images, recipe.layers):
         size, tokens = backbone.patch_sizes[layer], normed(backbone, raw, recipe.norm)
-        weights = patches_to_pool(batch.masks, size, recipe.rule, recipe.pooling, batch.keypoints)
-        made.add("single", layer, pool_parts(tokens, weights, recipe.pooling), weights.bool().any(-1))
+        made.add("single", layer, pool_parts(tokens, kept[size], recipe.pooling), kept[size].bool().any(-1))
         if "no_artefacts" in recipe.controls:
-            left = without_high_norm(weights, raw)
+            left = without_high_norm(kept[size], raw)
             made.add("no_artefacts", layer, pool_parts(tokens, left, recipe.pooling), left.bool().any(-1))
-        if "random_region" in recipe.controls:
-            regions = _regions(batch, weights.bool(), size, recipe.rule)
-            how: Pool = recipe.pooling if recipe.pooling in ("mean_all", "max") else "mean"
-            made.add("random_region", layer, pool_parts(tokens, regions, how), regions.any(-1))
+        if others:
+            made.add("random_region", layer, pool_parts(tokens, others[size], over_regions), others[size].any(-1))
 
 
 def _regions(batch: Batch, weights: Tensor, size: int, rule: Rule) -> Tensor:
@@ -146,9 +147,10 @@ def _two_stage(
         backbone, images, batch.masks, two.mode, two.pool, rule=two.rule, strict_pixels=two.strict_pixels, fill=two.fill,
         layers=recipe.layers, norm=recipe.norm, allow_boundary_leak=two.allow_boundary_leak, seed=recipe.seed,
     )  # fmt: skip
+    sizes = {backbone.patch_sizes[layer] for layer in recipe.layers}
+    there = {size: two_stage_patches(batch.masks, size, two.mode, two.rule).any(-1) for size in sizes}
     for layer, each in zip(recipe.layers, vectors, strict=True):
-        kept = two_stage_patches(batch.masks, backbone.patch_sizes[layer], two.mode, two.rule)
-        made.add(name, layer, each, kept.any(-1))
+        made.add(name, layer, each, there[backbone.patch_sizes[layer]])
 
 
 def _swap(made: Vectors, backbone: VisionBackbone, batch: Batch, recipe: Recipe) -> None:

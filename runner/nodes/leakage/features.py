@@ -32,6 +32,8 @@ from runner.nodes.leakage.pooling import (
 
 __all__ = ["check_two_stage", "pool_parts", "single_stage", "single_stage_layers", "two_stage", "two_stage_layers"]
 
+PICTURES = 64
+"""Redrawn pictures of one forward pass."""
 LARGEST = 1e4
 """Tokens that nobody reads are kept within this, so that a bad pixel outside a part cannot become NaN under a mask."""
 
@@ -49,12 +51,10 @@ def single_stage_layers(
 ) -> list[Tensor]:
     """``single_stage`` layer by layer, in the order asked for, whatever their widths: list of [B, P, D_l]."""
     numbers = layer_numbers(backbone.depth, layers)
+    sizes = {backbone.patch_sizes[number] for number in numbers}
+    weights = {size: patches_to_pool(masks, size, rule, pool, keypoints) for size in sizes}
     made = {
-        number: pool_parts(
-            normed(backbone, patches, norm),
-            patches_to_pool(masks, backbone.patch_sizes[number], rule, pool, keypoints),
-            pool,
-        )
+        number: pool_parts(normed(backbone, patches, norm), weights[backbone.patch_sizes[number]], pool)
         for number, _, patches in plain_layers(backbone, images, numbers)
     }
     return [made[number] for number in numbers]
@@ -143,11 +143,8 @@ def two_stage_layers(
         backbone, mode, pool, rule=rule, strict_pixels=strict_pixels, fill=fill, allow_boundary_leak=allow_boundary_leak
     )
     numbers = layer_numbers(backbone.depth, layers)
-    ground = filling(fill, images, masks, backbone.mean, seed) if strict_pixels or mode == "pixel_fill" else None
-    if mode in ("pixel_fill", "crop"):
-        made = _redrawn(backbone, images, masks, ground, numbers, _How(mode, pool, rule, norm))
-    else:
-        made = _masked(backbone, images, masks, ground, numbers, _How(mode, pool, rule, norm))
+    how = _How(mode, pool, rule, norm, fill if strict_pixels or mode == "pixel_fill" else None, seed)
+    made = (_masked if mode in TOKEN_MODES else _redrawn)(backbone, images, masks, numbers, how)
     return [made[number] for number in numbers]
 
 
@@ -190,17 +187,21 @@ class _How(NamedTuple):
     pool: Literal["mean", "cls"]
     rule: Rule
     norm: Norm
+    fill: Fill | None
+    seed: int
+
+    def ground(self, backbone: VisionBackbone, images: Tensor, masks: Tensor) -> Tensor | None:
+        """What stands outside a part, None where the picture stays as it is."""
+        return None if self.fill is None else filling(self.fill, images, masks, backbone.mean, self.seed)
 
 
 # Modes on tokens: attn_mask, token_drop, packed.
 
 
-def _masked(
-    backbone: VisionBackbone, images: Tensor, masks: Tensor, ground: Tensor | None, layers: list[int], how: _How
-) -> dict[int, Tensor]:
+def _masked(backbone: VisionBackbone, images: Tensor, masks: Tensor, layers: list[int], how: _How) -> dict[int, Tensor]:
     patch_size, prefix = backbone.patch_sizes[0], backbone.prefix_tokens
     keep = patch_mask(masks, patch_size, how.rule)
-    pictures, table_row = embeddings_needed(images, masks, keep, patch_size, ground)
+    pictures, table_row = embeddings_needed(images, masks, keep, patch_size, how.ground(backbone, images, masks))
     table = backbone.embed(backbone.normalise(pictures))
     if how.mode == "packed":
         passes = packed_sequences(keep, table_row, prefix, table.shape[-1])
@@ -278,28 +279,33 @@ def _in_place(
 
 
 def _redrawn(
-    backbone: VisionBackbone, images: Tensor, masks: Tensor, ground: Tensor | None, layers: list[int], how: _How
+    backbone: VisionBackbone, images: Tensor, masks: Tensor, layers: list[int], how: _How
 ) -> dict[int, Tensor]:
-    """Every part as a picture of its own, through ordinary passes."""
-    shape = masks.shape
-    pictures = images.unsqueeze(1).expand(*shape[:2], *images.shape[1:])
-    if ground is not None:
-        pictures = strict_pixels(images, masks, ground)
-    shown = masks.unsqueeze(2)
-    if how.mode == "crop":
-        pictures = cropped(pictures.nan_to_num(0, 0, 0) if ground is None else pictures, masks, "bilinear")
-        shown = cropped(shown.float(), masks, "nearest") > 0.5
-    pictures, own = pictures.flatten(0, 1), shown.flatten(0, 1)
+    """Every part that has pixels as a picture of its own, through ordinary passes."""
+    there = masks.flatten(2).any(-1)
+    pairs = there.nonzero()
     made: dict[int, list[Tensor]] = {number: [] for number in layers}
-    for chunk, mask in zip(pictures.split(64), own.split(64), strict=True):  # type: ignore[no-untyped-call]
-        for number, prefix, patches in plain_layers(backbone, chunk, layers):
-            kept = patch_mask(mask, backbone.patch_sizes[number], how.rule)
+    for first in range(0, len(pairs), PICTURES):
+        picture, part = pairs[first : first + PICTURES].T
+        drawn, shown = _redraw(backbone, images[picture], masks[picture, part][:, None], how)
+        for number, prefix, patches in plain_layers(backbone, drawn, layers):
+            kept = patch_mask(shown, backbone.patch_sizes[number], how.rule)
             if how.pool == "cls":
-                vectors = torch.where(kept.any(-1), normed(backbone, prefix[:, 0], how.norm), torch.nan)[:, None]
+                vectors = torch.where(kept.any(-1), normed(backbone, prefix[:, 0], how.norm), torch.nan)
             else:
-                vectors = pool_parts(normed(backbone, patches, how.norm), kept)
-            made[number].append(vectors[:, 0])
-    return {number: torch.cat(each).reshape(*shape[:2], -1) for number, each in made.items()}
+                vectors = pool_parts(normed(backbone, patches, how.norm), kept)[:, 0]
+            made[number].append(vectors)
+    order = [torch.arange(len(pairs), device=images.device)]
+    return {number: _in_place(there, order, made[number], backbone, number, how) for number in layers}
+
+
+def _redraw(backbone: VisionBackbone, images: Tensor, masks: Tensor, how: _How) -> tuple[Tensor, Tensor]:
+    """Pictures [S, 3, H, W] of one part each, bool [S, 1, H, W], as they are passed on, and the masks there."""
+    ground = how.ground(backbone, images, masks)
+    drawn = images.unsqueeze(1) if ground is None else strict_pixels(images, masks, ground)
+    if how.mode != "crop":
+        return drawn[:, 0], masks
+    return cropped(drawn, masks, "bilinear")[:, 0], cropped(masks.unsqueeze(2).float(), masks, "nearest")[:, :, 0] > 0.5
 
 
 def cropped(pictures: Tensor, masks: Tensor, mode: Literal["bilinear", "nearest"]) -> Tensor:

@@ -64,19 +64,18 @@ def whole_sequences(keep: Tensor, table_row: Tensor, prefix: int) -> Iterator[Se
     patches = keep.shape[-1]
     length = prefix + patches
     step = max(1, min(MOST_TOKENS // length, MOST_PAIRS // length**2))
-    for picked in torch.arange(len(own.picture), device=keep.device).split(step):  # type: ignore[no-untyped-call]
+    for first in range(0, len(own.picture), step):
+        picked = torch.arange(first, min(first + step, len(own.picture)), device=keep.device)
         picture, part = own.picture[picked], own.part[picked]
         rows = table_row[picture, part]
-        first = picture[:, None] * length + torch.arange(prefix, device=keep.device)
+        head = picture[:, None] * length + torch.arange(prefix, device=keep.device)
         rest = rows * length + prefix + torch.arange(patches, device=keep.device)
         mine = keep[picture, part]
         empty = mine.new_zeros(len(picked), prefix)
         reads = torch.cat([~empty, mine], 1)
         allowed = reads[:, None].expand(-1, length, -1)
         patch_only = torch.cat([empty, mine], 1)
-        yield Sequences(
-            torch.cat([first, rest], 1), None, allowed, reads[:, None], patch_only[:, None], picked[:, None]
-        )
+        yield Sequences(torch.cat([head, rest], 1), None, allowed, reads[:, None], patch_only[:, None], picked[:, None])
 
 
 def dropped_sequences(keep: Tensor, table_row: Tensor, prefix: int) -> Iterator[Sequences]:
