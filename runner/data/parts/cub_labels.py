@@ -41,13 +41,14 @@ def read_answers(path: Path, images: NDArray[np.int64], attributes: NDArray[np.i
     rows = read_numbers(path, 4, fields=5)
     i = whole_ids(rows[:, 0], path, "picture", images)
     a = whole_ids(rows[:, 1], path, "attribute", attributes)
-    for column, most, what in ((2, 1, "is_present"), (3, 4, "certainty")):
-        wrong = np.flatnonzero(~np.isin(rows[:, column], range(0 if column == 2 else 1, most + 1)))
+    for column, least, most, what in ((2, 0, 1, "is_present"), (3, 1, 4, "certainty")):
+        given = rows[:, column]
+        wrong = np.flatnonzero((given < least) | (given > most) | (given != np.floor(given)))
         if len(wrong):
             raise DataError(f"{path}: row {wrong[0] + 1}: {what} is {rows[wrong[0], column]:g}")
     answers = Answers(*(np.zeros((len(images), len(attributes)), np.uint8) for _ in range(2)))
     places = i * len(attributes) + a
-    if len(np.unique(places)) < len(places):
+    if np.bincount(places, minlength=1).max() > 1:
         order = np.argsort(places, kind="stable")
         again = int(order[1:][np.diff(places[order]) == 0].min())
         raise DataError(f"{path}: row {again + 1} repeats picture {rows[again, 0]:g}, attribute {rows[again, 1]:g}")
