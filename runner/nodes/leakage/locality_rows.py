@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -219,6 +219,34 @@ def _against_truth(found: Measured, known: Tensor, counts: Tensor) -> Iterator[t
         weighted_auroc(ranking, torch.ones_like(ranking.positive)),
         bootstrap(weighted_auroc, ranking, counts, form),
     )
+
+
+def perturbed_measures(changes: pa.Table, *, excluded: Collection[str], resamples: int, seed: int) -> list[Row]:
+    """Rows of ``leak_locality``: mean over pictures of the largest change found with pixels outside or inside a concept's part, for each
+    concept and, as a mean over concepts that are not ``excluded``, for all. ``changes``: as ``leakage.perturb`` gives them."""
+    pictures: list[Any] = sorted(changes["sample_id"].unique().to_pylist())
+    concepts: list[Any] = changes["concept"].unique().to_pylist()
+    averaged = torch.tensor([concept not in excluded for concept in concepts], dtype=torch.bool)
+    counts = resample_counts(len(pictures), resamples, seed).to(torch.float64)
+    rows: list[Row] = []
+    for side in ("outside", "inside"):
+        part = changes.filter(pc.field("side") == side)
+        values = torch.full((len(pictures), len(concepts)), torch.nan, dtype=torch.float64)
+        place = tuple(
+            torch.from_numpy(_codes(part[c], names)) for c, names in (("sample_id", pictures), ("concept", concepts))
+        )
+        values[place] = torch.from_numpy(np.array(part["change"].to_numpy(), np.float64))
+        known = ~values.isnan()
+        draws = (counts @ values.nan_to_num()) / (counts @ known.to(torch.float64))
+        point, limits, measure = nan_mean(values, 0), interval(draws), f"largest_change_{side}"
+        over_all = interval(nan_mean(draws[:, averaged], 1))
+        n = int(known[:, averaged].any(1).sum())
+        rows.append(_row(None, measure, nan_mean(point[averaged], 0), over_all, n))
+        rows += [
+            _row(concept, measure, point[a], (limits[0][a], limits[1][a]), int(known[:, a].sum()))
+            for a, concept in enumerate(concepts)
+        ]
+    return rows
 
 
 def _row(concept: str | None, measure: str, value: Tensor, limits: tuple[Tensor, Tensor], n: int) -> Row:

@@ -1,8 +1,8 @@
-"""Steps ``leakage.mask_pictures``, ``leakage.fit_concepts``, ``leakage.answer``, ``leakage.locality``. Light: imported to validate a spec."""
+"""Steps ``leakage.mask_pictures``, ``leakage.fit_concepts``, ``leakage.answer``, ``leakage.perturb``, ``leakage.locality``. Light: imported to validate a spec."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -40,6 +40,17 @@ class ConceptHead(Artifact):
     head: Folder
     fits: Table
     settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Perturbed(Artifact):
+    """How far concepts can be pushed. ``changes``: ``sample_id``, ``concept``, ``side`` (``outside`` or ``inside`` of its part), ``change``:
+    the largest absolute change found; ``about``, ``predictor`` as in ``ConceptAnswers``."""
+
+    about: dict[str, Any]
+    settings: dict[str, Any]
+    predictor: dict[str, Any]
+    changes: Table
 
 
 @dataclass(frozen=True)
@@ -185,39 +196,71 @@ def _sides(concepts: Mapping[str, str | YesNoTexts] | None, ctx: StepContext) ->
     return sides
 
 
+@step("leakage.perturb", version="1")
+def perturb(
+    ctx: StepContext,
+    *,
+    predictor: Classifier,
+    images: PartImages,
+    pictures: Annotated[int, Field(ge=1, description="pictures at most, drawn with the run's seed")] = 50,
+    split: Split = "test",
+    epsilon: Annotated[float, Field(gt=0, le=1, description="largest change of a pixel, of 0..1")] = 8 / 255,
+    steps: Annotated[int, Field(ge=1, le=1000, description="gradient steps in each direction")] = 10,
+    label: Label = None,
+    batch_size: BatchSize = 16,
+) -> Perturbed:
+    """Push each concept of a differentiable predictor as far as it goes with pixels outside its part only, and inside it only."""
+    from runner.nodes.leakage.locality_perturbing import Plan, perturbed_rows
+
+    changes = perturbed_rows(ctx, predictor, images, Plan(pictures, split, epsilon, steps, batch_size))
+    settings = {"pictures": pictures, "split": split, "epsilon": epsilon, "steps": steps}
+    who = {"name": label or predictor.name, "identity": predictor.identity, "kind": "classifier"}
+    return Perturbed(images.about, settings, who, changes)
+
+
 @step("leakage.locality", version="1")
 def locality(
     ctx: StepContext,
     *,
     answers: list[ConceptAnswers],
+    perturbed: list[Perturbed] | None = None,
     resamples: Annotated[int, Field(ge=1, le=100_000, description="bootstrap resamples of the pictures")] = 1000,
 ) -> Locality:
     """Masking response by pair of parts, locality scores with intervals, and how right the predictors are on pictures as they are."""
     from results.tables import arrow_table
-    from runner.nodes.leakage.locality_rows import locality_rows
+    from runner.nodes.leakage.locality_rows import locality_rows, perturbed_measures
 
+    if not answers:
+        raise StepError("`answers` is an empty list", step=ctx.step, hint="name steps that answer, such as [$concepts]")
     _check_names(answers, ctx)
+    _check_names(perturbed or [], ctx)
     response: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     for one in ctx.track(answers, unit="predictors"):
         rows = locality_rows(one, resamples=resamples, seed=ctx.seed, say=ctx.warn)
         response += rows[0]
         scores += rows[1]
+    for pushed in perturbed or ():
+        about = pushed.about
+        who = {"dataset": about["dataset"], "predictor": pushed.predictor["name"]}
+        excluded = about.get("excluded", {})
+        measures = perturbed_measures(pushed.changes, excluded=excluded, resamples=resamples, seed=ctx.seed)
+        scores += [who | row for row in measures]
     settings = {"resamples": resamples, "seed": ctx.seed, "predictors": [one.predictor for one in answers]}
     return Locality(settings, arrow_table("leak_masking_response", response), arrow_table("leak_locality", scores))
 
 
-def _check_names(answers: list[ConceptAnswers], ctx: StepContext) -> None:
-    """Raises ``StepError`` where there is nothing to measure, or two predictors could not be told apart in the results."""
-    if not answers:
-        raise StepError("`answers` is an empty list", step=ctx.step, hint="name steps that answer, such as [$concepts]")
+def _check_names(answers: Sequence[ConceptAnswers] | Sequence[Perturbed], ctx: StepContext) -> None:
+    """Raises ``StepError`` where two predictors could not be told apart in the results, or one has nothing to measure."""
     names = [(one.about["dataset"], one.predictor["name"]) for one in answers]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise StepError(
-            f"two of the answers are of {twice[1]!r} on {twice[0]!r}", step=ctx.step,
-            hint="give each its own `label` in leakage.answer or leakage.ask",
+            f"two of the predictors are {twice[1]!r} on {twice[0]!r}", step=ctx.step,
+            hint="give each its own `label` in the step that asks it",
         )  # fmt: skip
-    empty = next((one for one in answers if not one.answers.num_rows), None)
-    if empty is not None:
-        raise StepError(f"{empty.predictor['name']} answered nothing", step=ctx.step, hint="see the step that asked it")
+    for one in answers:
+        if not (one.answers if isinstance(one, ConceptAnswers) else one.changes).num_rows:
+            raise StepError(
+                f"{one.predictor['name']} gave nothing to measure", step=ctx.step, hint="see the step before"
+            )

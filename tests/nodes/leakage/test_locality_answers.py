@@ -227,7 +227,7 @@ def test_refused_inputs_say_where(ctx, hidden):
         with pytest.raises(StepError, match="an image-text encoder needs texts"):
             answer(ctx, predictor=encoder, pictures=hidden, concepts=concepts)
     told = answer(ctx, predictor=reader, pictures=hidden)
-    with pytest.raises(StepError, match="two of the answers are of 'reader'"):
+    with pytest.raises(StepError, match="two of the predictors are 'reader'"):
         locality(ctx, answers=[told, told])
     with pytest.raises(StepError, match="empty list"):
         locality(ctx, answers=[])

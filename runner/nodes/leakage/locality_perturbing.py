@@ -1,0 +1,118 @@
+"""Concepts of a ``PartImages`` pushed by pixels outside their part, and by as strong a perturbation inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from runner.data.images import UnreadableImage
+from runner.data.parts.reading import PartReader
+from runner.data.sampling import sampled
+from runner.errors import StepError
+from runner.models.classifier.concept_head import ConceptHeadClassifier
+from runner.nodes.leakage.perturbation import largest_change
+
+if TYPE_CHECKING:
+    from runner.artifacts import PartImages
+    from runner.context import StepContext
+    from runner.models.base import Classifier
+
+SIDES = ("outside", "inside")
+
+
+class Plan(NamedTuple):
+    """``pictures`` of ``split`` at most; a perturbation of at most ``epsilon`` (pixels in 0..1) in ``steps`` steps."""
+
+    pictures: int
+    split: str
+    epsilon: float
+    steps: int
+    batch_size: int
+
+
+class _Batch(NamedTuple):
+    """``pixels`` [B, 3, H, W], ``masks`` bool [B, P, H, W] at the backbone's size."""
+
+    names: list[str]
+    pixels: Tensor
+    masks: Tensor
+
+
+def perturbed_rows(ctx: StepContext, predictor: Classifier, images: PartImages, plan: Plan) -> pa.Table:
+    """Rows ``sample_id``, ``concept``, ``side``, ``change`` of every concept that has one part. Raises ``StepError`` for predictors whose
+    gradient is not open, and where no concept has one part."""
+    if not isinstance(predictor, ConceptHeadClassifier):
+        raise StepError(
+            f"{predictor.name} cannot be differentiated in its pictures", step=ctx.step,
+            hint="use a classifier of the provider concept_head",
+        )  # fmt: skip
+    reader = PartReader(images)
+    owners = images.about["owners"]
+    concepts = [
+        (a, reader.parts.index(owners[c])) for a, c in enumerate(predictor.labels) if owners.get(c) in reader.parts
+    ]
+    if not concepts:
+        raise StepError(
+            f"no concept of {predictor.name} belongs to one part of {images.about['dataset']}", step=ctx.step
+        )
+    rows: list[dict[str, Any]] = []
+    for batch in _batches(ctx, predictor, reader, plan):
+        for label, part in concepts:
+            rows += _concept_rows(predictor, batch, label, part, plan)
+    return pa.Table.from_pylist(rows, schema=_schema())
+
+
+def _schema() -> pa.Schema:
+    text: pa.DataType = pa.string()
+    return pa.schema([("sample_id", text), ("concept", text), ("side", text), ("change", pa.float64())])
+
+
+def _batches(ctx: StepContext, predictor: ConceptHeadClassifier, reader: PartReader, plan: Plan) -> Iterator[_Batch]:
+    listed = [row for row, split in enumerate(reader.splits) if split == plan.split]
+    rows = sampled(listed, plan.pictures, ctx.seed, lambda row: reader.sample_ids[row])
+    if not rows:
+        raise StepError(f"there is no picture in the split {plan.split!r}", step=ctx.step, hint="use another split")
+    ready: list[tuple[str, Any, Any]] = []
+    for row, image in ctx.track(reader.pictures(rows), unit="pictures", total=len(rows)):
+        if isinstance(image, UnreadableImage):
+            ctx.failed(reader.sample_ids[row], str(image.message))
+            continue
+        geometry = predictor.backbone.geometry
+        masks = np.stack([geometry.mask(mask) for mask in reader.masks(row).masks])
+        ready.append((reader.sample_ids[row], predictor.prepare(image), masks))
+        if len(ready) == plan.batch_size:
+            yield _batch(ready, predictor.backbone.device)
+            ready = []
+    if ready:
+        yield _batch(ready, predictor.backbone.device)
+
+
+def _batch(ready: Sequence[tuple[str, Any, Any]], device: str) -> _Batch:
+    names, pixels, masks = zip(*ready, strict=True)
+    return _Batch(
+        list(names), torch.from_numpy(np.stack(pixels)).to(device), torch.from_numpy(np.stack(masks)).to(device)
+    )  # fmt: skip
+
+
+def _concept_rows(
+    predictor: ConceptHeadClassifier, batch: _Batch, label: int, part: int, plan: Plan
+) -> Iterator[dict[str, Any]]:
+    """Both sides of one concept; pictures that do not show its part, or nothing else, have no row."""
+    own = batch.masks[:, part]
+    kept = (own.flatten(1).any(1) & ~own.flatten(1).all(1)).nonzero().flatten()
+    if not len(kept):
+        return
+
+    def value(pixels: Tensor) -> Tensor:
+        return predictor.concept_logits(pixels)[:, label].sigmoid()
+
+    for side in SIDES:
+        allowed = own[kept] if side == "inside" else ~own[kept]
+        changes = largest_change(value, batch.pixels[kept], allowed, epsilon=plan.epsilon, steps=plan.steps)
+        for place, change in zip(kept.tolist(), changes.tolist(), strict=True):
+            yield {"sample_id": batch.names[place], "concept": predictor.labels[label], "side": side, "change": change}
