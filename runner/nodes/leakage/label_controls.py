@@ -37,6 +37,8 @@ def shuffle_within(groups: list[Tensor], seed: int) -> Tensor:
 
 def strata(value: Tensor, valid: Tensor) -> Tensor:
     """Number of the pattern of labels of each row: value, valid [m, K] -> int64 [m]; not valid is a value of its own."""
+    if not value.numel():
+        return torch.zeros(len(value), dtype=torch.int64, device=value.device)
     pattern = torch.where(valid.bool(), value.to(torch.int64), 2)
     numbers: Tensor = torch.unique(pattern, dim=0, return_inverse=True)[1]
     return numbers

@@ -15,7 +15,8 @@ from runner.nodes.leakage.probing import DECORRELATED
 from runner.nodes.leakage.resampling import interval
 
 Row = dict[str, Any]
-RESAMPLED_CHANCE = {"auroc": 0.5, "ap": 0.0}
+CHANCE = {"auroc": 0.5, "ap": 0.0}
+"""What a probe that knows nothing scores, by metric."""
 
 NO_ARTEFACTS, RANDOM_REGION, MASK_ONLY = "no_artefacts", "random_region", "mask_only"
 VERSUS = {
@@ -160,8 +161,8 @@ def _of_one(material: Material, name: str, table: ProbeTable, metric: str) -> It
     P = len(material.parts)
     point, drawn = table.points(metric), _drawn(table, metric)
     if bool(point[:P][_owned(material)].isfinite().any()) or not bool(point[:P].isfinite().any()):
-        terms = terms_of_one(point[:P], material.owner, RESAMPLED_CHANCE[metric])
-        again = terms_of_one(drawn[:, :P], material.owner, RESAMPLED_CHANCE[metric])
+        terms = terms_of_one(point[:P], material.owner, CHANCE[metric])
+        again = terms_of_one(drawn[:, :P], material.owner, CHANCE[metric])
         yield from (Measured(name, None, m, terms[m], again[m]) for m in terms)
     else:
         others = ~_owned(material) & (material.owner >= 0)

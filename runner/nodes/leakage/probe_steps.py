@@ -34,7 +34,7 @@ class Bootstrap(BaseModel):
     """How intervals are made: test pictures are resampled, the same ones for every extractor, layer, part and attribute."""
 
     model_config = ConfigDict(extra="forbid")
-    resamples: Annotated[int, Field(ge=0, le=100_000, description="0: no intervals")] = 1000
+    resamples: Annotated[int, Field(ge=0, le=20_000, description="0: no intervals")] = 1000
     form: Annotated[
         Literal["auto", "exact", "projected"],
         Field(

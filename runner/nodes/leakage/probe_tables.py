@@ -133,13 +133,28 @@ def enough(positive: Tensor, negative: Tensor, rows: int, min_pos: int, few: int
     return torch.where(positive + negative == 0, UNLABELLED if rows else ABSENT, reason)
 
 
-def fit(vectors: Vectors, source: int, train: Tensor, val: Tensor, labels: Labels, settings: Settings) -> Fitted:
-    """Fit every attribute with enough positives and negatives among ``train``, the rows where the source is present."""
+def fit(
+    vectors: Vectors,
+    source: int,
+    train: Tensor,
+    val: Tensor,
+    labels: Labels,
+    settings: Settings,
+    left_out: Tensor | None = None,
+) -> Fitted:
+    """Fit every attribute with enough positives and negatives among ``train``, the rows where the source is present.
+
+    ``left_out`` int64 [A]: codes of attributes that are not to be fitted, 0 for the others.
+    """
     value, kept = labels.value[train], labels.allowed[train]
     positive, negative = (kept & value).sum(0), (kept & ~value).sum(0)
     reason = enough(positive, negative, len(train), settings.min_pos, FEW_TRAIN)
+    if left_out is not None:
+        reason = torch.where(left_out == SCORED, reason, left_out)
     columns = (reason == SCORED).nonzero().flatten()
     penalty = torch.full_like(reason, torch.nan, dtype=torch.float64)
+    if not len(columns):
+        return Fitted(MlpProbe((), 0), columns, penalty, positive + negative, reason)
     probe, chosen = _probe(vectors, source, train, val, Labels(*(t[:, columns] for t in labels)), settings)
     if chosen is not None:
         penalty[columns] = chosen

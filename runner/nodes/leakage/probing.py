@@ -49,13 +49,17 @@ class View(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One fit for all parts: vectors of ``extractor`` at ``layer``, labels to fit on, and what is scored with it."""
+    """One fit for all parts: vectors of ``extractor`` at ``layer``, labels to fit on, and what is scored with it.
+
+    ``leave`` gives codes of the attributes that are not fitted from a source, int64 [A].
+    """
 
     extractor: str
     layer: int
     fitted_on: Labels
     views: tuple[View, ...]
     kind: Kind
+    leave: Callable[[int], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ def jobs(study: Study) -> Iterator[Job]:
     """Layer by layer; controls that read no features first."""
     material, labels = study.material, study.labels
     if LABEL_ONLY in study.controls:
-        view = View(LABEL_ONLY, LABEL_ONLY, labels, partial(_not_itself, material))
-        yield Job(LABEL_ONLY, NO_LAYER, labels, (view,), "logreg")
+        views = (View(LABEL_ONLY, LABEL_ONLY, labels),)
+        yield Job(LABEL_ONLY, NO_LAYER, labels, views, "logreg", partial(_left_out, material))
     for layer in study.layers:
         for extractor in study.fitted_extractors:
             yield Job(extractor, layer, labels, tuple(_views(study, extractor)), study.settings.kind)
@@ -132,10 +136,6 @@ def _left_out(material: Material, source: int) -> Tensor:
     return own if reads else torch.full_like(own, NOTHING_TO_READ)
 
 
-def _not_itself(material: Material, source: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.ones(len(rows), len(material.attributes), device=rows.device), _left_out(material, source)
-
-
 def _balanced(material: Material, source: int, rows: Tensor) -> tuple[Tensor, Tensor]:
     own = _own_labels(material, source)
     stratum = strata(material.value[rows][:, own], material.valid[rows][:, own])
@@ -172,7 +172,8 @@ def run_job(study: Study, job: Job) -> list[ProbeTable]:
     for source in range(shape[0]):
         study.ctx.check()
         train, val = (_there(material, job.extractor, rows, source) for rows in (material.train, material.val))
-        fitted = fit(fitting, source, train, val, job.fitted_on, settings)
+        left_out = None if job.leave is None else job.leave(source)
+        fitted = fit(fitting, source, train, val, job.fitted_on, settings, left_out)
         for view, table in zip(job.views, tables, strict=True):
             score(table, source, fitted, tested[view.tested], _scoring(study, view, table, source), settings)
     return tables

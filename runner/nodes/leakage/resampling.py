@@ -21,6 +21,8 @@ _CHUNK = {"cpu": 1 << 16}
 """Sums at once: what stays in a processor's cache; much more on an accelerator."""
 _CHUNK_ELSEWHERE = 1 << 24
 _DRAWS = 1 << 24
+_SORTED = 1 << 23
+"""Values whose quantiles are taken at once; torch refuses more than 2^24."""
 
 
 def resample_counts(pictures: int, resamples: int, seed: int) -> Tensor:
@@ -84,6 +86,8 @@ def _projected(measure: Measure, ranking: Ranking, counts: Tensor, weights: Tens
 
 def interval(replicates: Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
     """Percentile interval over dim 0, NaN replicates left out: [B, ...] -> two [...]; NaN where there are none."""
-    tail = (1 - level) / 2
-    low, high = replicates.nanquantile(replicates.new_tensor([tail, 1 - tail]), dim=0)
-    return low, high
+    ends = replicates.new_tensor([(1 - level) / 2, (1 + level) / 2])
+    columns = replicates.flatten(1) if replicates.ndim > 1 else replicates[:, None]
+    pieces = torch.split(columns, max(1, _SORTED // len(replicates)), dim=1)
+    low, high = torch.cat([piece.nanquantile(ends, dim=0) for piece in pieces], 1)
+    return low.reshape(replicates.shape[1:]), high.reshape(replicates.shape[1:])

@@ -51,3 +51,12 @@ def test_weighted_labels_are_independent_of_what_the_strata_are_made_of(seed: in
         positive, negative = (w * y) @ seen / (w @ y), (w * (1 - y)) @ seen / (w @ (1 - y))
         torch.testing.assert_close(positive, negative, atol=1e-12, rtol=0)
         assert weights[:, a].max() <= 1
+
+
+def test_without_labels_of_the_part_there_is_one_stratum() -> None:
+    none = torch.zeros(4, 0)
+    assert strata(none, none).tolist() == [0, 0, 0, 0]
+    targets = torch.tensor([[1], [1], [0], [1]])
+    found = balance_weights(targets, torch.ones_like(targets), strata(none, none))
+    torch.testing.assert_close(found[:, 0], torch.tensor([1, 1, 3, 1]).double() / 3)
+    assert balance_weights(targets[:0], targets[:0], strata(none[:0], none[:0])).shape == (0, 1)

@@ -213,15 +213,18 @@ def test_what_follows_the_donor_comes_from_outside_the_part(tmp_path: Path) -> N
 def test_label_controls(tmp_path: Path) -> None:
     value = bits()
     value[:, 1] = np.where(np.random.default_rng(1).random(N) < 0.85, value[:, 0], 1 - value[:, 0])
-    by_name = {"single": {3: vectors(value, 0)}, "two_stage": {3: vectors(value, 0)}}
-    features = part_features(tmp_path, by_name, value, SPLIT, parts=PARTS)
+    part = vectors(value, 0)
+    made = np.concatenate([part, part[:, :1], np.full_like(part[:, :1], np.nan)], 1)
+    by_name = {"single": {3: made}, "two_stage": {3: made}}
+    features = part_features(tmp_path, by_name, value, SPLIT, parts=PARTS, sources=[*PARTS, "whole", "background"])
     found, _ = run(tmp_path, [features], controls=["label_only", "label_shuffle", "decorrelate"])
     agree = float(np.mean([roc_auc_score(value[200:, 1 - a], value[200:, a]) for a in (0, 1)]))
     assert one(found, "cross", "label_only", layer=-1)["value"] == pytest.approx(agree)
     assert not summary(found, extractor="label_only", measure="own")
     rows = [r for r in found.probes.to_pylist() if r["extractor"] == "label_only"]
     assert {r["probe"] for r in rows} == {"logreg"}
-    assert [r["skipped_reason"] is None for r in rows] == [False, True, True, False]
+    assert [r["skipped_reason"] is None for r in rows] == [False, True, True, False] + 4 * [False]
+    assert {r["skipped_reason"] for r in rows[4:]} == {"the part has no attribute of its own"}
     assert one(found, "cross")["value"] > 0.7
     for name in ("decorrelate", "decorrelate_two_stage"):
         assert one(found, "cross", name)["value"] == pytest.approx(0.5, abs=0.1)

@@ -155,6 +155,14 @@ def test_mlp_reads_what_is_not_linear_and_repeats_itself() -> None:
     torch.testing.assert_close(alone.scores(seen)[:, 0], probe.scores(seen)[:, 0], atol=1e-3, rtol=1e-3)
 
 
+def test_without_held_out_rows_mlp_keeps_its_last_epoch() -> None:
+    x, y = xor(300, 0)
+    none = (x[:0], y[:0], y[:0])
+    first, later = (mlp_probe(x, y, None, none, epochs=n).scores(x) for n in (1, 15))
+    assert (auroc(later, y) > auroc(first, y)).all()
+    assert ridge_grid(x, y, None, none).penalty.tolist() == [0.1, 0.1]
+
+
 def test_mlp_keeps_the_epoch_that_is_best_on_held_out_rows() -> None:
     x, y = xor(200, 0)
     seen, truth = xor(300, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -114,3 +115,7 @@ def test_chunks_do_not_change_values(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = bootstrap(MEASURES["ap"], ranking, counts, "exact")
     monkeypatch.setattr("runner.nodes.leakage.resampling._CHUNK", {"cpu": 100})
     assert torch.equal(bootstrap(MEASURES["ap"], ranking, counts, "exact"), whole)
+    monkeypatch.setattr("runner.nodes.leakage.resampling._SORTED", 40)
+    low, high = interval(whole.reshape(33, 3, 1).expand(-1, -1, 2))
+    assert low.shape == high.shape == (3, 2)
+    np.testing.assert_allclose(low[:, 0].numpy(), np.quantile(whole.numpy(), 0.025, axis=0))
