@@ -68,8 +68,8 @@ def read_cub(spec: CubParts) -> FoundParts:
         )
     return FoundParts(
         root=birds.home / "images", object="bird", parts=PARTS, attributes=kept,
-        owners=attribute_owners(kept, owners_of(spec, "cub")), pictures=_pictures(birds),
-        value=labels.value, valid=labels.valid, draw=_drawing(spec, birds), licence=LICENCE,
+        owners=attribute_owners(spec.title, names, kept, owners_of(spec, "cub")), pictures=_pictures(birds),
+        value=labels.value, valid=labels.valid, draw=Drawing(spec, birds), licence=LICENCE,
         excluded={name: HEAD for name in kept if name.startswith("head_pattern::")},
         part_source=spec.part_source, label_mode=spec.label_mode, notes=notes,
     )  # fmt: skip
@@ -141,18 +141,24 @@ def _attributes(home: Path) -> dict[int, str]:
     return {number: name.removeprefix("has_") for number, name in read_named(path).items()}
 
 
-def attribute_owners(attributes: list[str], table: Mapping[str, Owner]) -> dict[str, Owner]:
-    """Owners by whole attribute, else by its group (``bill_shape`` of ``bill_shape::dagger``); ``has_`` may stand before both.
+def attribute_owners(
+    title: str, attributes: list[str], kept: list[str], table: Mapping[str, Owner]
+) -> dict[str, Owner]:
+    """Owners of the attributes kept, by whole attribute, else by its group (``bill_shape`` of ``bill_shape::dagger``); ``has_``
+    may stand before both.
 
     Raises ``DataError`` where a key of the table names no attribute and no group.
     """
     plain = {key.removeprefix("has_"): owner for key, owner in table.items()}
-    owners = {}
-    for name in attributes:
-        key = name if name in plain else name.partition("::")[0]
-        if key in plain:
-            owners[name] = plain[key]
-    return owners
+    groups = {name: name.partition("::")[0] for name in attributes}
+    unknown = {*plain} - {*groups, *groups.values()}
+    if unknown:
+        raise DataError(
+            f"{title}: owners name attributes that do not exist: {some(sorted(unknown))}",
+            hint=f"Groups are {some(dict.fromkeys(groups.values()), most=40)}.",
+        )
+    found = {name: plain.get(name, plain.get(groups[name])) for name in kept}
+    return {name: owner for name, owner in found.items() if owner is not None}
 
 
 def _labels(spec: CubParts, birds: Birds, ids: NDArray[np.int64]) -> Labels:
@@ -174,7 +180,7 @@ def _pictures(birds: Birds) -> list[dict[str, Any]]:
     ]
 
 
-class _drawing:  # noqa: N801  a function with settings
+class Drawing:
     """Draws the masks of one bird."""
 
     def __init__(self, spec: CubParts, birds: Birds) -> None:
@@ -182,6 +188,7 @@ class _drawing:  # noqa: N801  a function with settings
         self.segmentations = _segmentations(spec, birds.home)
 
     def __call__(self, i: int) -> list[Drawn]:
+        """Masks and keypoints of bird i, and the whole bird where it is segmented."""
         birds, spec = self.birds, self.spec
         width, height = picture_size(birds.home / "images" / birds.paths[i])
         whole = self._whole(i, height, width)

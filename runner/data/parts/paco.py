@@ -93,43 +93,61 @@ def _uri(box: Boxed) -> str:
 
 def _read(path: Path, split: str, spec: PacoParts) -> Split:
     content = coco.read_json(path, "images", "annotations", "categories", "attributes")
-    names = {row.get("id"): str(row.get("name")) for row in content["categories"]}
-    loose = {
-        row.get("id"): str(row.get("name")) for row in content.get("part_categories") or [] if isinstance(row, dict)
-    }
-    if spec.object not in names.values():
-        kinds = sorted(name for name in names.values() if ":" not in name)
-        raise DataError(
-            f"{path}: no class of objects is called {spec.object!r}", hint=f"There are {some(kinds, most=80)}."
-        )
     types = _types(path, content)
     images = {row.get("id"): row for row in content["images"]}
-    objects = {a.get("id"): a for a in content["annotations"] if names.get(a.get("category_id")) == spec.object and a.get("id") == a.get("obj_ann_id")}  # fmt: skip
+    objects = _objects(path, content, spec.object)
+    parts = _parts(path, content, objects, types)
+    found = [
+        _boxed(path, split, spec, row, images, _piece(_where(path, row), row, types), parts.get(number, {}))
+        for number, row in objects.items()
+    ]
+    large = [box for box in found if min(np.subtract(box.corners[2:], box.corners[:2])) >= spec.min_side]
+    kept = [b for b in large if not spec.annotated_only or any(piece.known for piece in (b.whole, *b.parts.values()))]
+    attributes = [
+        (row["id"], str(row.get("name")), types[row["id"]])
+        for row in content["attributes"]
+        if row.get("id") in types and not str(row.get("name")).startswith("other")  # their background attributes
+    ]
+    return Split(kept, attributes, len(found) - len(large), len(large) - len(kept))
+
+
+def _where(path: Path, row: Mapping[str, Any]) -> str:
+    return f"{path}, annotation {row.get('id')}"
+
+
+def _objects(path: Path, content: Mapping[str, Any], kind: str) -> dict[Any, Mapping[str, Any]]:
+    """Annotations of the class's objects: those that name themselves as their object."""
+    names = {row.get("id"): str(row.get("name")) for row in content["categories"]}
+    if kind not in names.values():
+        kinds = sorted(name for name in names.values() if ":" not in name)
+        raise DataError(f"{path}: no class of objects is called {kind!r}", hint=f"There are {some(kinds, most=80)}.")
+    return {
+        row.get("id"): row
+        for row in content["annotations"]
+        if names.get(row.get("category_id")) == kind and row.get("id") == row.get("obj_ann_id")
+    }
+
+
+def _parts(
+    path: Path, content: Mapping[str, Any], objects: Mapping[Any, Any], types: Mapping[int, str]
+) -> dict[Any, dict[str, Piece]]:
+    """Parts of the objects, by object and name. Their categories are called ``mug:handle``, or ``handle`` in a list of their own."""
+    loose = [row for row in content.get("part_categories") or [] if isinstance(row, dict)]
+    names = {row.get("id"): str(row.get("name")) for row in loose}
+    joint = [(row.get("id"), str(row.get("name")).partition(":")[2]) for row in content["categories"]]
+    names |= {number: name for number, name in joint if name}
     parts: dict[Any, dict[str, Piece]] = {}
     for row in content["annotations"]:
-        if row.get("obj_ann_id") in objects and row.get("id") != row.get("obj_ann_id"):
-            number = row.get("category_id")
-            name = names[number].partition(":")[2] if ":" in names.get(number, "") else loose.get(number, "")
-            where = f"{path}, annotation {row.get('id')}"
-            if (
-                not name
-                or parts.setdefault(row["obj_ann_id"], {}).setdefault(name, _piece(where, row, types)).where != where
-            ):
-                raise DataError(f"{where}: its category {number} is no part, or its object has that part twice")
-    found = [_boxed(path, split, spec, row, images, _piece(f"{path}, annotation {number}", row, types), parts.get(number, {})) for number, row in objects.items()]  # fmt: skip
-    large = [
-        box for box in found if min(box.corners[2] - box.corners[0], box.corners[3] - box.corners[1]) >= spec.min_side
-    ]
-    kept = [
-        box
-        for box in large
-        if not spec.annotated_only or any(piece.known for piece in (box.whole, *box.parts.values()))
-    ]
-    attributes = [
-        (row["id"], str(row.get("name")), types[row["id"]]) for row in content["attributes"] if row.get("id") in types
-    ]
-    listed = [(number, name, kind) for number, name, kind in attributes if not name.startswith("other")]
-    return Split(kept, listed, len(found) - len(large), len(large) - len(kept))
+        owner = row.get("obj_ann_id")
+        if owner not in objects or row.get("id") == owner:
+            continue
+        name, pieces = names.get(row.get("category_id")), parts.setdefault(owner, {})
+        if not name or name in pieces:
+            raise DataError(
+                f"{_where(path, row)}: its category {row.get('category_id')} is no part, or its object has that part twice"
+            )
+        pieces[name] = _piece(_where(path, row), row, types)
+    return parts
 
 
 def _types(path: Path, content: Mapping[str, Any]) -> dict[int, str]:

@@ -184,6 +184,13 @@ def test_attributes_may_stand_inside_and_owners_be_ones_own(tmp_path: Path) -> N
     assert list(images.about["excluded"]) == ["size::value_0"]
 
 
+def test_owners_of_nothing_are_refused(root: Path, tmp_path: Path) -> None:
+    default = (Path(cub_layout.__file__).parent / "owner_tables/cub.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(default.replace("bill_shape: beak", "beak_shape: beak"))
+    with pytest.raises(DataError, match=r"do not exist: 'beak_shape'(.|\n)*'bill_shape'"):
+        _load(root, tmp_path, owners=str(tmp_path / "mine.yaml"))
+
+
 def _change(home: Path, file: str, old: str, new: str) -> None:
     text = (home / file).read_text()
     assert old in text

@@ -102,6 +102,19 @@ def test_classes_without_enough_pictures_or_that_do_not_exist(tmp_path: Path) ->
         _paco(tmp_path, min_pictures=9)
 
 
+def test_parts_may_have_categories_of_their_own(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["categories"].pop()
+        content["part_categories"] = [{"id": 6, "name": "handle", "supercategory": "PART"}]
+
+    expected = _paco(paco(tmp_path / "a"))
+    paco(tmp_path / "b")
+    for split in ("train", "test"):
+        _change(tmp_path / f"b/paco_lvis_v1_{split}.json", change)
+    found = _paco(tmp_path / "b")
+    assert found.about["parts"] == ["handle"] and found.masks.equals(expected.masks)
+
+
 def test_a_folder_without_the_pictures_is_said_at_once(tmp_path: Path) -> None:
     paco(tmp_path)
     with pytest.raises(DataError, match=r"none of the first 4 pictures(.|\n)*pictures:"):
