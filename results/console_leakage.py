@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from results.store import ResultsStore
 
 Row = dict[str, Any]
-LEAKAGE = "SELECT * FROM leakage_verdict WHERE run_id = $run"
-LOCALITY = "SELECT * FROM masking_response WHERE run_id = $run"
-DISCOVERY = "SELECT * FROM discovery WHERE run_id = $run"
+LEAKAGE = "SELECT * FROM leakage_verdict WHERE run_id = $run ORDER BY variant, step, dataset, model, probe"
+LOCALITY = "SELECT * FROM masking_response WHERE run_id = $run ORDER BY variant, step, dataset, predictor"
+DISCOVERY = "SELECT * FROM discovery WHERE run_id = $run ORDER BY variant, step, dataset, model, slots, routing, arch"
 VERDICTS = {
     "leaks": ("leaks", "bold red"),
     "none_found": ("none found", "bold green"),

@@ -206,7 +206,13 @@ def depth_chart(points: Rows) -> Markup:
     values = [{k: p[k] for k in ("name", "layer", "value", "low", "high")} for p in points]
     names = list(dict.fromkeys(p["name"] for p in values))
     told = alt.Legend(
-        title=None, orient="bottom", direction="vertical", labelColor="var(--ink)", labelFontSize=12, labelLimit=320
+        title=None,
+        orient="bottom",
+        direction="vertical",
+        labelColor="var(--ink)",
+        labelFontSize=12,
+        labelLimit=320,
+        symbolOpacity=1,
     )
     colour = alt.Color("name:N", scale=alt.Scale(domain=names, range=list(LINES[: len(names)])), legend=told)
     dashes = alt.StrokeDash(

@@ -6,10 +6,10 @@ SELECT run_id, variant, step, dataset, model, probe, extractor, layer,
        any_value(value) FILTER (measure = 'cross') AS "cross",
        any_value(ci_low) FILTER (measure = 'cross') AS cross_low,
        any_value(ci_high) FILTER (measure = 'cross') AS cross_high,
-       max(n_attributes) AS n_attributes, max(n_test) AS n_test
+       max(n_attributes) AS n_attributes, max(n_test) AS n_test,
+       coalesce(list_position(['single', 'two_stage', 'whole', 'two_stage_whole', 'background', 'two_stage_background', 'random_region', 'mask_only', 'no_artefacts', 'swap', 'swap_donor', 'decorrelate', 'decorrelate_two_stage', 'label_only', 'label_shuffle'], extractor), 99) AS place
 FROM leak_summary
 WHERE metric = 'auroc' AND measure IN ('own', 'cross') AND versus IS NULL
 GROUP BY run_id, variant, step, dataset, model, probe, extractor, layer
 QUALIFY layer = max(layer) OVER (PARTITION BY run_id, variant, step, dataset, model, probe, extractor)
-ORDER BY run_id, variant, step, dataset, model, probe,
-         list_position(['single', 'two_stage', 'whole', 'background', 'random_region', 'mask_only', 'no_artefacts', 'swap', 'swap_donor', 'label_only', 'label_shuffle'], extractor) NULLS LAST, extractor
+ORDER BY run_id, variant, step, dataset, model, place, extractor, probe

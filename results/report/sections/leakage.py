@@ -29,20 +29,24 @@ CONTROLS = {
     "single": "vectors pooled from one pass over the whole picture",
     "two_stage": "vectors computed from the part's pixels alone: they cannot leak",
     "whole": "the whole object in place of the part: the ceiling",
+    "two_stage_whole": "the same from the object's pixels alone",
     "background": "everything but the object",
+    "two_stage_background": "the same from those pixels alone",
     "random_region": "a random region of the object, as large as the part",
     "mask_only": "the shape of the part's mask on one colour",
     "no_artefacts": "single-stage without tokens of high norm",
     "swap": "the part pasted into another picture, against its own labels",
     "swap_donor": "the same against the labels of the other picture: what follows them comes from outside the part",
+    "decorrelate": "single-stage, test pictures weighted so that the part's own attributes tell nothing of the others",
+    "decorrelate_two_stage": "the same for vectors that cannot leak",
     "label_only": "no picture: the part's own labels predict the others' (natural correlation)",
     "label_shuffle": "shuffled labels: must give 0.5",
 }
 SHEETS = ("single", "two_stage", "difference")
 KEYS = ("variant", "step", "dataset", "model")
 
-VERDICTS = "SELECT * FROM leakage_verdict WHERE run_id = $run"
-DEPTH = "SELECT * FROM leakage_by_depth WHERE run_id = $run"
+VERDICTS = "SELECT * FROM leakage_verdict WHERE run_id = $run ORDER BY variant, step, dataset, model, probe"
+DEPTH = "SELECT * FROM leakage_by_depth WHERE run_id = $run ORDER BY variant, step, dataset, model, probe, layer"
 MEASURES = """
 SELECT * FROM leak_summary WHERE run_id = $run
 QUALIFY layer = max(layer) OVER (PARTITION BY variant, step, dataset, model, probe, extractor)
@@ -51,13 +55,18 @@ ORDER BY variant, step, dataset, model, probe, metric, extractor, versus NULLS F
 PAIRS = """
 SELECT * FROM leakage_pairs WHERE run_id = $run
 QUALIFY layer = max(layer) OVER (PARTITION BY variant, step, dataset, model, probe)
+ORDER BY variant, step, dataset, model, probe, source_part IN ('whole', 'background'), source_part, owner_part
 """
-CONTROLLED = "SELECT * FROM leakage_controls WHERE run_id = $run"
+CONTROLLED = (
+    "SELECT * FROM leakage_controls WHERE run_id = $run ORDER BY variant, step, dataset, model, place, extractor, probe"
+)
 SKIPPED = """
 SELECT variant, step, dataset, model, skipped_reason, count(*) AS probes FROM leak_probe
 WHERE run_id = $run AND skipped_reason IS NOT NULL GROUP BY ALL ORDER BY ALL
 """
-DEPENDENCE = "SELECT * FROM leakage_dependence WHERE run_id = $run"
+DEPENDENCE = """
+SELECT * FROM leakage_dependence WHERE run_id = $run ORDER BY variant, step, dataset, model, layer, part != 'all', part, extractor
+"""
 ATTENTION = """
 SELECT variant, step, dataset, model, layer, head IS NULL AS rollout, avg(on_part) AS on_part, avg(on_object) AS on_object,
        avg(on_background) AS on_background, avg(on_prefix) AS on_prefix, avg(area) AS area, max(n) AS n
@@ -134,7 +143,7 @@ def parts(found: Found) -> list[Part]:
     if found.pairs:
         made.append(Part("leakage-pairs", "Which part knows which", "leakage_pairs.html.jinja", {"figures": list(sheets(found.pairs))}))  # fmt: skip
     if found.controls:
-        boards = [{**place, "rows": rows} for place, rows in grouped(found.controls, (*KEYS, "probe"))]
+        boards = [{**place, "rows": rows} for place, rows in grouped(found.controls, KEYS)]
         made.append(Part("leakage-controls", "Controls", "leakage_controls.html.jinja", {"boards": boards, "what": CONTROLS}))  # fmt: skip
     if found.dependence or found.attention or found.norms:
         variables = {"boards": _dependence(found.dependence), "attention": found.attention, "norms": found.norms}
@@ -171,13 +180,13 @@ def curves(rows: Iterable[Row]) -> Iterator[Row]:
 def sheets(rows: Iterable[Row]) -> Iterator[Row]:
     """Heat maps of pairs of parts: single-stage, two-stage and the difference, where there are values."""
     for place, own in grouped(rows, (*KEYS, "probe", "layer")):
-        drawn = {}
+        drawn, owners = {}, {r["owner_part"] for r in own}
         for sheet in SHEETS:
             cells = [{"row": r["source_part"], "column": r["owner_part"], "value": r[sheet]} for r in own]
             if any(cell["value"] is not None for cell in cells):
                 reach = (0.0, 0.5) if sheet == "difference" else (0.5, 1.0)
                 drawn[sheet] = charts.heat_map(cells, reach=reach, signed=sheet == "difference")
-        others = [r for r in own if not r["is_own"] and r["difference"] is not None]
+        others = [r for r in own if r["source_part"] in owners - {r["owner_part"]} and r["difference"] is not None]
         most = max(others, key=lambda r: r["difference"], default=None)
         yield {**place, "sheets": drawn, "most": most}
 

@@ -18,7 +18,7 @@ TABLES = frozenset(["leak_masked_answer", "leak_masking_response", "leak_localit
 KEYS = ("variant", "step", "dataset", "predictor")
 MOST_CONCEPTS = 60
 
-VERDICTS = "SELECT * FROM masking_response WHERE run_id = $run"
+VERDICTS = "SELECT * FROM masking_response WHERE run_id = $run ORDER BY variant, step, dataset, predictor"
 RESPONSE = """
 SELECT * FROM leak_masking_response WHERE run_id = $run ORDER BY variant, step, dataset, predictor, concept_part, masked_part
 """
