@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from runner.context import item_key
 from runner.data.images import UnreadableImage
 from runner.data.parts.reading import PartReader
 from runner.data.sampling import sampled
@@ -62,9 +65,25 @@ def perturbed_rows(ctx: StepContext, predictor: Classifier, images: PartImages, 
         )
     rows: list[dict[str, Any]] = []
     for batch in _batches(ctx, predictor, reader, plan):
-        for label, part in concepts:
-            rows += _concept_rows(predictor, batch, label, part, plan)
+        rows += _saved_rows(ctx, predictor, batch, concepts, plan)
     return pa.Table.from_pylist(rows, schema=_schema())
+
+
+def _saved_rows(
+    ctx: StepContext, predictor: ConceptHeadClassifier, batch: _Batch, concepts: Sequence[tuple[int, int]], plan: Plan
+) -> list[dict[str, Any]]:
+    """Rows of one batch, from the item cache where an attempt before computed them."""
+    content = hashlib.sha256(batch.pixels.cpu().numpy().tobytes() + batch.masks.cpu().numpy().tobytes()).hexdigest()
+    key = item_key("leakage.perturb", predictor.identity, batch.names, content, concepts, plan.epsilon, plan.steps)
+    stored = ctx.items.get(key)
+    if stored is not None:
+        return list(json.loads(stored))
+    rows: list[dict[str, Any]] = []
+    for label, part in concepts:
+        ctx.check()
+        rows += _concept_rows(predictor, batch, label, part, plan)
+    ctx.items.put(key, json.dumps(rows).encode())
+    return rows
 
 
 def _schema() -> pa.Schema:

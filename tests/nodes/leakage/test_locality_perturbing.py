@@ -77,6 +77,11 @@ def test_a_local_predictor_moves_by_its_own_part_alone(ctx, tmp_path):
     images = quadrant_images(tmp_path / "data", 24)
     pushed = perturb(ctx, predictor=local_predictor(), images=images, pictures=6, steps=2, batch_size=4)
     rows = pushed.changes.to_pylist()
+    predictor = local_predictor()
+    predictor.concept_logits = None  # must not be asked again
+    assert perturb(ctx, predictor=predictor, images=images, pictures=6, steps=2, batch_size=4).changes.equals(
+        pushed.changes
+    )
     assert len(rows) == 6 * 4 * 2 and {row["sample_id"] for row in rows} <= {f"s{i}" for i in range(12, 24)}
     assert all((row["change"] == 0) == (row["side"] == "outside") for row in rows)
 
