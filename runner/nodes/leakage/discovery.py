@@ -172,7 +172,7 @@ def low_confidence_thresholds(tokens: Tensor, prototypes: Tensor, slots: Tensor,
     """
     rows = []
     for slot in range(len(prototypes) - 1):
-        dots = tokens[slots == slot] @ prototypes[slot]
+        dots = (tokens[slots == slot] * prototypes[slot]).sum(1)  # as they are compared, to the last bit
         rows.append(torch.quantile(dots, levels) if len(dots) else torch.full_like(levels, -torch.inf))
     return Quantiles(levels, torch.stack(rows, 1))
 

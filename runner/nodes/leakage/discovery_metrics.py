@@ -6,6 +6,7 @@ NaN: nothing to measure. Formulas of NMI and ARI are scikit-learn's; keypoint er
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -222,10 +223,11 @@ def counted(n: int, resamples: int, seed: int) -> Tensor:
 
 def estimate(values: Tensor) -> Estimate:
     """Of values [R + 1] whose first belongs to the sample itself: it, and the 2.5 % and 97.5 % quantiles of the others."""
+    value, nothing = float(values[0]), float("nan")
+    if math.isnan(value) or len(values) == 1:
+        return Estimate(value, nothing, nothing)
     low, high = interval(values[1:].double())
-    if bool(values[0].isnan()):
-        return Estimate(float("nan"), float("nan"), float("nan"))
-    return Estimate(float(values[0]), float(low), float(high))
+    return Estimate(value, float(low), float(high))
 
 
 def ratio(part: Tensor, whole: Tensor, counts: Tensor) -> Estimate:
