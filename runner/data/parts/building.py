@@ -219,6 +219,10 @@ def _check_names(name: str, parts: Sequence[str], attributes: Sequence[str]) -> 
         raise DataError(f"{name}: no part can be called {some(reserved)}: it means something else (+ joins parts)")
 
 
+def _one_line(text: str) -> bool:
+    return text.isprintable() and text.strip() != "" and len(text) <= 1000
+
+
 def _known_names(name: str, what: str, named: dict[str, str], attributes: Sequence[str]) -> dict[str, str]:
     unknown = sorted({*named} - {*attributes})
     if unknown:
@@ -239,6 +243,11 @@ def _check_pictures(
     for picture in pictures:
         if picture["split"] not in SPLITS:
             raise DataError(f"{name}: {picture['sample_id']}: the split {quoted(picture['split'])} is none of {SPLITS}")
+        odd = [text for text in (str(picture["sample_id"]), str(picture.get("target", "-"))) if not _one_line(text)]
+        if odd:
+            raise DataError(
+                f"{name}: {some(odd)} cannot name a picture or its class: one line of at most 1000 characters"
+            )
     check_once(name, [(picture["split"], str(picture["sample_id"])) for picture in pictures])
     check_once(name, [(picture["split"], f"{picture['source_id']}/{picture['uri']}") for picture in pictures])
     names = {source.get("name") for source in corpus}

@@ -21,12 +21,13 @@ from runner.errors import DataError
 Mask = NDArray[np.bool_]
 
 MAX_JSON = 4 * 2**30
+_IDS = ("id", "image_id", "category_id", "obj_ann_id")
 MAX_CROSSINGS = 20_000_000
 """Rows that the edges of one polygon cross, all together: no drawn outline has that many."""
 
 
-def read_json(path: Path, *lists: str) -> dict[str, Any]:
-    """A JSON object with lists of objects under the names given. Raises ``DataError`` naming file, list and entry."""
+def read_json(path: Path, *lists: str, repeated: str = "") -> dict[str, Any]:
+    """A JSON object with lists of objects under the names given; in the list ``repeated`` an id may stand twice. Raises ``DataError`` naming file, list and entry."""
     try:
         if not path.is_file() or path.stat().st_size > MAX_JSON:
             raise DataError(f"{path} is no regular file of at most {MAX_JSON:,} bytes")
@@ -43,7 +44,20 @@ def read_json(path: Path, *lists: str) -> dict[str, Any]:
             raise DataError(
                 f"{path}: expected a list of objects under {name!r}", hint="Take the file as it is published."
             )
+        _check_ids(path, name, entries, unique=name != repeated)
     return content
+
+
+def _check_ids(path: Path, name: str, entries: list[dict[str, Any]], *, unique: bool) -> None:
+    """Numbers by which entries find each other are numbers, and none stands for two (``unique``)."""
+    seen = set()
+    for place, row in enumerate(entries):
+        wrong = [key for key in _IDS if key in row and type(row[key]) is not int]
+        if wrong or (unique and row.get("id") in seen):
+            key = wrong[0] if wrong else "id"
+            problem = "is no number" if wrong else "stands twice"
+            raise DataError(f"{path}, {name}, entry {place + 1}: {key} {quoted(row[key])} {problem}")
+        seen.add(row.get("id", -place - 1))
 
 
 def entry(where: str, row: Mapping[str, Any], key: str, kind: type) -> Any:

@@ -69,7 +69,7 @@ def read_partimagenet(spec: PartImageNetParts) -> FoundParts:
 
 def _read(path: Path, split: str, kind: str, root: Path) -> tuple[list[Sketch], list[str], int]:
     """Pictures of the super-category, its parts, and how many annotations were left out."""
-    content = coco.read_json(path, "images", "annotations", "categories")
+    content = coco.read_json(path, "images", "annotations", "categories", repeated="annotations")
     parts = _parts(path, content["categories"], kind)
     by_image: dict[Any, list[Annotated]] = {}
     skipped = 0

@@ -75,6 +75,8 @@ def _spoil(key: str, place: int, **values: Any) -> Callable[[dict[str, Any]], No
         (_spoil("images", 0, width="30"), "image 1: width is '30', expected int"),
         (_spoil("images", 0, width=31), "its size is not the one"),
         (_spoil("images", 0, file_name="train2017/000000000003.jpg"), "stands in train and in test"),
+        (_spoil("annotations", 0, obj_ann_id=[1]), "annotations, entry 1: obj_ann_id .* is no number"),
+        (_spoil("annotations", 1, id=10), "annotations, entry 2: id 10 stands twice"),
         (lambda content: content.pop("attr_type_to_attr_idxs"), "attr_type_to_attr_idxs"),
     ],
 )
@@ -145,7 +147,7 @@ def test_partimagenet_has_masks_and_no_attributes(tmp_path: Path) -> None:
         (_spoil("annotations", 1, segmentation=[[1, 2]]), "annotation 2: a polygon of 2 numbers"),
         (_spoil("annotations", 1, image_id=5), "annotation 2: its picture is not in the list"),
         (_spoil("images", 0, height=17), "its annotations"),
-        (_spoil("categories", 0, id="zero"), "categories: id is 'zero'"),
+        (_spoil("categories", 0, id="zero"), "categories, entry 1: id 'zero' is no number"),
     ],
 )
 def test_what_is_wrong_in_partimagenet_is_named(tmp_path: Path, change: Any, message: str) -> None:
