@@ -156,14 +156,15 @@ def _report(ctx: StepContext, job: Extraction, outcome: Outcome) -> None:
         raise DataError(f"none of the {len(job.rows)} pictures can be read: {next(iter(outcome.unreadable.values()))}")
     for row, why in outcome.unreadable.items():
         ctx.failed(job.reader.sample_ids[row], why)
+    known: set[str] = set()
     for name, present in outcome.present.items():
-        never = [source for source, there in zip(job.sources, present.max(0).tolist(), strict=True) if not there]
+        never = {source for source, there in zip(job.sources, present.max(0).tolist(), strict=True) if not there}
         if name in ("random_region", "swap"):  # these are of parts alone
-            never = [source for source in never if source in job.reader.parts]
-        if never:
-            ctx.warn(
-                f"{name}: no picture has vectors of {', '.join(never)}; leak_parts says why", item=job.backbone.name
-            )
+            never &= set(job.reader.parts)
+        if never - known:
+            listed = ", ".join(source for source in job.sources if source in never - known)
+            ctx.warn(f"{name}: no picture has vectors of {listed}; leak_parts says why", item=job.backbone.name)
+        known |= never if name == "single" else set()
 
 
 def part_rows(job: Extraction, outcome: Outcome, about: dict[str, Any], two_rule: str) -> list[dict[str, Any]]:
@@ -175,22 +176,27 @@ def part_rows(job: Extraction, outcome: Outcome, about: dict[str, Any], two_rule
         for s, source in enumerate(job.sources):
             found = {name: int(values[i, s]) for name, values in counts.items()}
             there = bool(outcome.present["single"][i, s]), two is not None and bool(two[i, s])
+            why = None if all(there) else outcome.unreadable.get(row) or _reason(recipe, source, found, there, two_rule)
             rows.append(
                 {
                     "dataset": about["dataset"], "model": job.backbone.name, "sample_id": job.reader.sample_ids[row],
                     "part": source, "present": there[0], "present_two_stage": there[1], "n_pixels": found["n_pixels"],
                     "n_patches": found["n_patches"], "n_patches_two_stage": found["n_patches_two"], "rule": recipe.rule,
                     "rule_two_stage": two_rule,
-                    "reason": None if all(there) else outcome.unreadable.get(row) or _reason(recipe, found, there, two_rule),
+                    "reason": why,
                 }
             )  # fmt: skip
     return rows
 
 
-def _reason(recipe: Recipe, found: dict[str, int], there: tuple[bool, bool], two_rule: str) -> str:
+def _reason(recipe: Recipe, source: str, found: dict[str, int], there: tuple[bool, bool], two_rule: str) -> str:
     """Why a source has no vector in a picture that could be read."""
     if not found["visible"]:
-        return "the picture does not show it"
+        return (
+            "the object fills the picture, or is not there"
+            if source == "background"
+            else "the picture does not show it"
+        )
     if not there[0] and recipe.pooling == "keypoint":
         return "no keypoint of it lies in the network's input"
     if not found["n_pixels"]:
