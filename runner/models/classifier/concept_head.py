@@ -120,9 +120,10 @@ class ConceptHeadClassifier(Classifier):
         if head.weight.shape != (len(head.labels), backbone.widths[layer_number(backbone, head.layer)]):
             raise ModelRefused(f"the head of concepts does not have the width of {backbone.name}")
         self.backbone, self.linear = backbone, head
-        self.name = name or f"concepts of {backbone.name}"
         self.labels, self.notes = head.labels, backbone.notes
         weights = hashlib.sha256(head.weight.numpy().tobytes() + head.bias.numpy().tobytes()).hexdigest()
+        # Two heads of one backbone are told apart in the results.
+        self.name = name or f"concepts of {backbone.name} ({weights[:6]})"
         self.identity = item_key("concept_head", backbone.identity, head.labels, head.pool, head.layer, weights)
 
     def prepare(self, image: Image) -> FloatArray:

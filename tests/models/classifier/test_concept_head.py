@@ -96,6 +96,8 @@ def test_the_identity_says_what_changes_an_answer(backbone):
     ]  # fmt: skip
     names = {ConceptHeadClassifier(backbone, one).identity for one in [head, *changed]}
     assert len(names) == 6
+    shown = [ConceptHeadClassifier(backbone, one).name for one in (head, changed[3], changed[4])]
+    assert len(set(shown)) == 3 and all(backbone.name in name for name in shown)
     assert ConceptHeadClassifier(backbone, dataclasses.replace(head, settings={})).identity in names
 
 
