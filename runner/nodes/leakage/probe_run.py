@@ -15,6 +15,7 @@ from runner.errors import DataError
 from runner.nodes.leakage.metrics import mean_of
 from runner.nodes.leakage.probe_material import SWAP, Material, material
 from runner.nodes.leakage.probe_rows import Frame, pair_rows, probe_rows, summary_rows
+from runner.nodes.leakage.probe_steps import misplaced
 from runner.nodes.leakage.probe_tables import Kind, ProbeTable, Settings
 from runner.nodes.leakage.probing import LABEL_SHUFFLE, Control, Study, draws_of, identity_of, jobs, tables
 from runner.nodes.leakage.resampling import Form
@@ -61,10 +62,9 @@ def probe_all(ctx: StepContext, features: Sequence[PartFeatures], plan: Plan) ->
 
 
 def _check(features: Sequence[PartFeatures], plan: Plan) -> None:
-    if plan.grid and plan.kind != "ridge":
-        raise DataError(f"penalty_grid is for ridge probes, not {plan.kind}", hint="leave it out, or write kind: ridge")
-    if plan.penalty is not None and (plan.kind == "mlp" or plan.grid):
-        raise DataError("penalty has no meaning for mlp probes, nor beside penalty_grid", hint="leave it out")
+    wrong = misplaced(plan.kind, plan.penalty, plan.grid)
+    if wrong is not None:
+        raise DataError(wrong)
     names = [(one.model["name"], one.about["dataset"]) for one in features]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 from runner.artifacts import PartFeatures
 from runner.context import StepContext
@@ -50,6 +50,30 @@ def _each_once(values: list[Any]) -> list[Any]:
     return values
 
 
+def misplaced(kind: str, penalty: float | None, grid: object) -> str | None:
+    """What is wrong with the penalties that were asked for, or None."""
+    if grid and kind != "ridge":
+        return f"penalty_grid is for ridge probes, not {kind}; leave it out, or write kind: ridge"
+    if penalty is not None and (kind == "mlp" or grid):
+        return "penalty has no meaning for mlp probes, nor beside penalty_grid; leave it out"
+    return None
+
+
+def _meant_penalty(penalty: float | None, info: ValidationInfo) -> float | None:
+    wrong = misplaced((info.data or {}).get("param_kind", "ridge"), penalty, None)
+    if wrong is not None:
+        raise ValueError(wrong)
+    return penalty
+
+
+def _meant_grid(grid: list[float] | None, info: ValidationInfo) -> list[float] | None:
+    given = info.data or {}
+    wrong = misplaced(given.get("param_kind", "ridge"), given.get("param_penalty"), grid)
+    if wrong is not None:
+        raise ValueError(wrong)
+    return grid
+
+
 @step("leakage.probe", version="1")
 def probe(
     ctx: StepContext,
@@ -61,13 +85,16 @@ def probe(
         Literal["ridge", "logreg", "mlp"], Field(description="linear probes give a lower bound on leakage")
     ] = "ridge",
     penalty: Annotated[
-        Positive | None, Field(description="lambda of ridge (default 0.01), C of logreg (default 1)")
+        Positive | None,
+        Field(description="lambda of ridge (default 0.01), C of logreg (default 1)"),
+        AfterValidator(_meant_penalty),
     ] = None,
     penalty_grid: Annotated[
         Annotated[list[Positive], Field(min_length=1, max_length=50), AfterValidator(_each_once)] | None,
         Field(
             description="ridge: lambda of each attribute chosen by AUROC on val (a tenth of train where there is no val)"
         ),
+        AfterValidator(_meant_grid),
     ] = None,
     min_pos: Annotated[
         int, Field(ge=1, le=1_000_000, description="fewest positives and negatives of train and of test")

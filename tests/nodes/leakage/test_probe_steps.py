@@ -15,9 +15,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from runner.artifacts import PartFeatures
 from runner.context import local_context
-from runner.errors import DataError, Interrupted
+from runner.errors import DataError, Interrupted, SpecError
 from runner.nodes.leakage import probing
 from runner.nodes.leakage.probe_steps import Bootstrap, ProbeScores, probe
+from runner.spec import compile_text
 
 PARTS = ["wing", "beak"]
 N = 400
@@ -358,3 +359,43 @@ def test_few_pictures_and_nothing_to_score_are_said(tmp_path: Path) -> None:
     without, _ = run(tmp_path / "none", [features], controls=[], min_pos=3, bootstrap=Bootstrap(resamples=0))
     assert {r["ci_low"] for r in without.summary.to_pylist()} == {None}
     assert one(without, "own", layer=0)["value"] > 0.8
+
+
+SPEC = """
+name: t
+models:
+  vit: {{provider: timm, name: tiny_planted}}
+steps:
+  images: {{uses: parts.planted}}
+  features: {{uses: leakage.features, backbone: $vit, images: $images}}
+  probes: {{uses: leakage.probe, features: [$features], {params}}}
+results: r.duckdb
+"""
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ("kind: mlp, penalty: 1", "penalty has no meaning for mlp"),
+        ("penalty_grid: [1], kind: logreg", "penalty_grid is for ridge probes, not logreg"),
+        ("penalty_grid: [1, 2], penalty: 3", "nor beside penalty_grid"),
+        ("penalty_grid: [1, 1]", "1.0 stands there twice"),
+        ("penalty: 0", "expected a number above 0"),
+        ("min_pos: 0", "expected a number of at least 1"),
+        ("metrics: []", "at least 1 item"),
+        ("controls: [label_only, label_only]", "stands there twice"),
+        ("controls: [label_onyl]", "label_only"),
+        ("bootstrap: {resample: 3}", "resamples"),
+        ("layers: []", 'expected "all"'),
+    ],
+)
+def test_specs_that_cannot_be_meant_are_refused_when_they_are_compiled(tmp_path: Path, params: str, said: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        compile_text(SPEC.format(params=params), tmp_path / "spec.yaml", tmp_path)
+    told = " ".join(f"{p.message} {p.suggestion} {p.allowed}" for p in caught.value.problems)
+    assert said in told
+
+
+def test_a_plain_spec_is_meant(tmp_path: Path) -> None:
+    params = "penalty_grid: [0.1, 1], layers: [0, -1], bootstrap: {resamples: 0}, controls: [decorrelate]"
+    assert compile_text(SPEC.format(params=params), tmp_path / "spec.yaml", tmp_path).variants
