@@ -59,7 +59,8 @@ def masked_attention(
 ) -> Tensor:
     """Fused attention in float32 or better: a query reads only keys that ``allowed`` (bool [B or 1, T, T]) lets it read.
 
-    Forbidden keys have exactly no influence (their weight is 0, not small). The result has the value's dtype.
+    Forbidden keys have exactly no influence (their weight is 0, not small). The result has the value's dtype. A query that may
+    read nothing means nothing (torch gives zeros or no number, by device): leave each at least one key, or leave it out.
     """
     mask = None if allowed is None else allowed.unsqueeze(1)
     wide = (_at_least_float32(query), _at_least_float32(key), _at_least_float32(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -51,6 +52,14 @@ class Timm(_Backbone):
             raise ValueError("untrained weights take no checkpoint")
         if self.name == "tiny_planted" and self.image_size not in (None, 64):
             raise ValueError("tiny_planted has 64 x 64 pixels")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> Timm:
+        """Where timm's name tells the patch size, a size that does not fit is refused before anything is loaded."""
+        patch = re.search(r"_patch(\d{1,3})(?=[_.]|$)", self.name)
+        if patch and self.image_size and int(patch[1]) and self.image_size % int(patch[1]):
+            raise ValueError(f"image_size {self.image_size} is no multiple of the patch size {patch[1]}")
         return self
 
     def load(self, services: Services) -> VisionBackbone:

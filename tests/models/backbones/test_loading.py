@@ -261,6 +261,7 @@ def test_providers_load_what_the_spec_says(folder: Any, checkpoint: Path) -> Non
     [
         ({"name": "../etc"}, "should match pattern"),
         ({"name": SMALL, "image_size": 10**6}, "less than or equal to 4096"),
+        ({"name": SMALL, "image_size": 100}, "image_size 100 is no multiple of the patch size 16"),
         ({"name": "tiny_planted", "image_size": 32}, "tiny_planted has 64 x 64 pixels"),
         (
             {"name": SMALL, "checkpoint": "weights.safetensors", "random_init": True},
