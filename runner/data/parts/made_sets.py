@@ -18,7 +18,7 @@ from runner.data.parts import openmoji_set, planted
 from runner.data.parts.building import MaskRow, mask_table, part_images
 from runner.data.parts.made_design import generator
 from runner.data.parts.made_home import home, png
-from runner.data.parts.made_specs import Background, Jitter, Recolour, Tie
+from runner.data.parts.made_specs import Apart, Background, Jitter, Recolour, Tie
 from runner.data.parts.openmoji_parts import PARTS
 from runner.data.parts.openmoji_set import Design, Pixels
 from runner.data.parts.reading import OBJECT
@@ -46,6 +46,7 @@ class OpenmojiPlan(NamedTuple):
     pictures: int | None
     side: int
     fractions: Fractions
+    apart: Apart
     recolour: Recolour
     tie: Tie | None
     background: Background
@@ -61,7 +62,9 @@ def openmoji_images(ctx: StepContext, plan: OpenmojiPlan, drawings: Path, thumbn
     """Draw the set and gather its masks and labels."""
     people = openmoji_set.people(drawings)
     pictures = len(people) if plan.pictures is None else plan.pictures
-    made = openmoji_set.designs(people, pictures, plan.fractions, plan.recolour, plan.tie, plan.jitter, plan.seed)
+    made = openmoji_set.designs(
+        people, pictures, plan.fractions, plan.apart, plan.recolour, plan.tie, plan.jitter, plan.seed
+    )
     photographs = _photographs() if plan.background == "photographs" else None
     grounds = _grounds(plan.background, plan.side, photographs, plan.seed)
     names = openmoji_set.attribute_names(plan.recolour)
@@ -117,7 +120,7 @@ def _drawn(
 def _row(design: Design) -> dict[str, Any]:
     name = design.sample_id
     return {
-        "sample_id": name, "split": design.split, "source_id": "openmoji", "uri": name, "target": design.person.role,
+        "sample_id": name, "split": design.split, "source_id": "openmoji", "uri": name, "target": design.person.gender or "person",
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ HairColour = Literal["black", "brown", "blond", "red", "grey"]
 SkinTone = Literal["light", "medium-light", "medium", "medium-dark", "dark"]
 Dye = Literal["red", "green", "blue", "yellow", "purple"]
 Coloured = Literal["hair", "skin", "clothing", "headwear"]
+Apart = Literal["role", "drawing"]
 Background = Literal["white", "plain", "photographs"]
 
 HEX: dict[str, dict[str, str]] = {

@@ -11,7 +11,7 @@ from pydantic import Field
 from runner.artifacts import PartImages
 from runner.context import StepContext
 from runner.data.datasets.specs import Fractions, Split
-from runner.data.parts.made_specs import DEALT, Background, Jitter, Recolour, Tie
+from runner.data.parts.made_specs import DEALT, Apart, Background, Jitter, Recolour, Tie
 from runner.references import AssetRef, InputPath
 from runner.steps import Artifact, Cost, Folder, step
 
@@ -44,6 +44,9 @@ def openmoji(
     ] = 500,
     side: Annotated[int, Field(ge=32, le=1024, description="pixels of a picture's side")] = 224,
     split: Annotated[Fractions, Field(description="shares of the splits; no drawing stands in two of them")] = DEALT,
+    apart: Annotated[
+        Apart, Field(description="role: nor does a role, such as farmer, whose woman, man and person wear the same")
+    ] = "role",
     recolour: Annotated[Recolour, Field(description="colours that each part is given at random")] = Recolour(),  # noqa: B008
     correlate: Annotated[Tie | None, Field(description="ties one part's colour to another's")] = None,
     background: Background = "white",
@@ -61,7 +64,7 @@ def openmoji(
     from runner.data.parts.made_sets import OpenmojiPlan, openmoji_images
 
     drawn = ctx.seed if seed is None else seed
-    plan = OpenmojiPlan(pictures, side, split, recolour, correlate, background, jitter, drawn)
+    plan = OpenmojiPlan(pictures, side, split, apart, recolour, correlate, background, jitter, drawn)
     return openmoji_images(ctx, plan, resolve(drawings), thumbnails)
 
 

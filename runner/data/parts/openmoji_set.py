@@ -21,7 +21,7 @@ from runner.assets.packing import IMAGES, INDEX, Index
 from runner.data.datasets.content import quoted
 from runner.data.datasets.specs import SPLITS, Fractions, Split
 from runner.data.parts.made_design import apportioned, deck, generator, spread, tied
-from runner.data.parts.made_specs import HEX, Jitter, Recolour, Tie
+from runner.data.parts.made_specs import HEX, Apart, Jitter, Recolour, Tie
 from runner.data.parts.openmoji_parts import LINE, PARTS, Person, person, shade
 from runner.data.parts.openmoji_svg import View, rendered, shapes, svg
 from runner.errors import DataError
@@ -69,13 +69,18 @@ def designs(
     drawings: Sequence[Person],
     pictures: int,
     fractions: Fractions,
+    apart: Apart,
     recolour: Recolour,
     tie: Tie | None,
     jitter: Jitter | None,
     seed: int,
 ) -> list[Design]:
-    """Every picture of every split. A drawing stands in one split only; in a split all drawings, and all colours of a part, are
-    used as often, give or take one, each drawn independently of the others (but for the tie).
+    """Every picture of every split. In a split all drawings, and all colours of a part, are used as often, give or take one, each
+    drawn independently of the others (but for the tie).
+
+    ``apart``: a drawing stands in one split only; with ``role`` all drawings of its role stand there too. A role's woman, man and
+    person wear the same: dealt to different splits, the clothes would tell by elimination who is missing in the other split,
+    and probes of such attributes would fall below chance.
 
     Raises ``DataError`` where a split that has a share gets no drawing or no picture.
     """
@@ -83,13 +88,21 @@ def designs(
     roles: dict[str, list[Person]] = {}
     for drawing in drawings:
         roles.setdefault(drawing.role, []).append(drawing)
-    dealt = spread(list(roles.values()), shares, generator(seed, "drawings"))
+    dealt = _dealt(list(roles.values()), shares, apart, generator(seed, "drawings"))
     found = []
     for split, count in apportioned(pictures, shares).items():
         if not count or not dealt[split]:
             raise DataError(f"the split {split} gets no picture", hint="Ask for more `pictures` or fewer splits.")
         found += _split(split, count, dealt[split], recolour, tie, jitter, seed)
     return found
+
+
+def _dealt(
+    roles: list[list[Person]], shares: Mapping[Split, float], apart: Apart, draw: np.random.Generator
+) -> dict[Split, list[Person]]:
+    if apart == "drawing":
+        return spread(roles, shares, draw)
+    return {split: [who for role in held for who in role] for split, held in spread([roles], shares, draw).items()}
 
 
 def _split(

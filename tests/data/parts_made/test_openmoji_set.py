@@ -17,7 +17,7 @@ from runner.artifacts import PartImages
 from runner.context import local_context
 from runner.data.datasets.specs import Fractions
 from runner.data.parts.made_design import generator
-from runner.data.parts.made_specs import DEALT, HEX, Jitter, Recolour, Tie
+from runner.data.parts.made_specs import DEALT, HEX, Apart, Jitter, Recolour, Tie
 from runner.data.parts.made_steps import openmoji
 from runner.data.parts.openmoji_parts import PARTS, Person
 from runner.data.parts.openmoji_set import Design, designs, drawn, people
@@ -105,7 +105,7 @@ def test_each_part_has_the_labelled_colour_and_none_of_the_others(made: PartImag
 
 def test_colours_are_balanced_and_independent_and_ties_hold_where_asked(drawings: list[Person]) -> None:
     tie = Tie(first="hair", second="skin", strength=0.7)
-    found = designs(drawings, 4000, Fractions(train=0.5, val=0.0, test=0.5), Recolour(), tie, Jitter(), 0)
+    found = designs(drawings, 4000, Fractions(train=0.5, val=0.0, test=0.5), "role", Recolour(), tie, Jitter(), 0)
     order = Recolour().by_part()
     for split, expected in (("train", 0.7 + 0.3 / 5), ("test", 1 / 5)):
         rows = [d.colours for d in found if d.split == split]
@@ -122,15 +122,20 @@ def test_colours_are_balanced_and_independent_and_ties_hold_where_asked(drawings
             assert chi2 < 40  # 99.9 % of a chi-squared with 16 degrees of freedom: 39.3
 
 
-def test_no_drawing_stands_in_two_splits_and_all_are_used(drawings: list[Person]) -> None:
-    found = designs(drawings, 400, DEALT, Recolour(), None, None, 5)
+@pytest.mark.parametrize("apart", ["role", "drawing"])
+def test_no_drawing_stands_in_two_splits_and_all_are_used(apart: Apart, drawings: list[Person]) -> None:
+    found = designs(drawings, 400, DEALT, apart, Recolour(), None, None, 5)
     homes = {(d.person.name, d.split) for d in found}
     assert len(homes) == len({name for name, _ in homes}) == 155
     assert Counter(d.split for d in found) == {"train": 240, "val": 40, "test": 120}
+    roles = {(d.person.role, d.split) for d in found}
+    assert (len(roles) == len({role for role, _ in roles})) == (apart == "role")
     uses = Counter(d.person.name for d in found if d.split == "test")
     assert max(uses.values()) - min(uses.values()) <= 1
     assert {d.view for d in found} == {View()}
-    assert [d.colours for d in found] != [d.colours for d in designs(drawings, 400, DEALT, Recolour(), None, None, 6)]
+    assert [d.colours for d in found] != [
+        d.colours for d in designs(drawings, 400, DEALT, apart, Recolour(), None, None, 6)
+    ]
 
 
 def test_the_same_seed_gives_the_same_bytes(made: PartImages, tmp_path: Path) -> None:
