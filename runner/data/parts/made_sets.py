@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 LAYOUT = "1"
 """Raised when the same parameters would give other pictures."""
+MOST_BYTES = 4 << 30
+"""Pixels of planted pictures, which stand in memory together."""
 PHOTOGRAPHS = "cifar10-train-sample"
 OPENMOJI_LICENCE = "CC-BY-SA-4.0 (OpenMoji, the open-source emoji project; recoloured by this project)"
 OPENMOJI_NOTE = (
@@ -175,6 +177,10 @@ def planted_images(
     """Planted quadrants, half for training, half for testing."""
     if side % 2:
         raise DataError(f"a side of {side} pixels has no quadrants", hint="Give an even `side`.")
+    if pictures * side**2 * 3 > MOST_BYTES:
+        raise DataError(
+            f"{pictures} pictures of {side} pixels do not fit into memory", hint="Ask for fewer, or smaller."
+        )
     made = planted.planted(pictures, correlation, side, noise, seed)
     ids = [f"{'train' if train else 'test'}-{i:05d}.png" for i, train in enumerate(made.train)]
     names = [f"{part}: bit" for part in planted.PARTS]

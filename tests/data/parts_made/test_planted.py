@@ -80,6 +80,7 @@ def test_the_step_halves_and_reads_back(tmp_path: Path) -> None:
     assert "127.5" in images.about["notes"][0]
 
 
-def test_an_odd_side_has_no_quadrants(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="even"):
-        step(local_context(tmp_path), pictures=4, side=9)
+@pytest.mark.parametrize(("pictures", "side", "says"), [(4, 9, "even"), (1_000_000, 1024, "memory")])
+def test_what_cannot_be_planted_is_said(pictures: int, side: int, says: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=says):
+        step(local_context(tmp_path), pictures=pictures, side=side)
