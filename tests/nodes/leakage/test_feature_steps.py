@@ -212,3 +212,29 @@ def test_a_killed_extraction_goes_on_and_gives_the_same_bytes(tmp_path, made):
     assert [item for item, _ in ctx.failures] == ["n1"], "what a finished batch could not read is said again"
     whole = extracted(local_context(tmp_path / "whole"), images)
     assert files(after.vectors) == files(whole.vectors) and len(files(after.vectors)) == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("two_stage: {strict_pixels: false}, patch_rule: {two_stage: any}", "say allow_boundary_leak"),
+        ("two_stage: {strict_pixels: false, mode: crop}", "say allow_boundary_leak"),
+        ("two_stage: null, controls: [mask_only]", "mask_only is a control of two-stage"),
+        ("layers: [1, 1]", "named twice"),
+    ],
+)
+def test_a_spec_that_cannot_be_meant_is_refused_before_a_model_is_loaded(tmp_path, settings, said):
+    from runner.errors import SpecError
+    from runner.spec import compile_text
+
+    text = f"""
+name: parts
+models: {{vit: {{provider: timm, name: tiny_planted}}}}
+steps:
+  pictures: {{uses: parts.planted}}
+  vectors: {{uses: leakage.features, backbone: $vit, images: $pictures, {settings}}}
+results: results.duckdb
+"""
+    with pytest.raises(SpecError, match=said):
+        compile_text(text, "spec.yaml", tmp_path)
+    compile_text(text.replace(settings, "two_stage: {strict_pixels: false}"), "spec.yaml", tmp_path)
