@@ -142,7 +142,7 @@ def odd_masks(tmp_path, resize):
     pictures = []
     for i, split in enumerate(["train", "test"]):
         (tmp_path / f"{i}.png").write_bytes(png(np.full((10, 20, 3), 9 * i, np.uint8)))
-        pictures.append({"sample_id": f"odd\n{i}", "split": split, "source_id": "odd", "uri": f"{i}.png"})
+        pictures.append({"sample_id": f"../odd {i}", "split": split, "source_id": "odd", "uri": f"{i}.png"})
     mask = np.zeros((20, 40), bool)
     mask[:, 20:] = True
     ones = np.ones((2, 1), np.uint8)
