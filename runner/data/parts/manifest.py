@@ -125,6 +125,10 @@ def _by_id(images: Columns) -> dict[str, int]:
     for row, (name, split) in enumerate(zip(images.columns["image_id"], images.columns["split"], strict=True)):
         if split not in SPLITS:
             raise DataError(f"{images.line(row)}: the split {quoted(split)} is none of {', '.join(SPLITS)}")
+        if not name.isprintable() or len(name) > 1000:
+            raise DataError(
+                f"{images.line(row)}: {quoted(name)} cannot name a picture: one line of at most 1000 characters"
+            )
         if rows.setdefault(name, row) != row:
             first = images.columns["split"][rows[name]]
             raise DataError(f"{images.line(row)}: {quoted(name)} stands twice, in {first} and {split}")

@@ -112,8 +112,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     "unknown excluded": (lambda p: {"excluded": {"huge": "why"}}, "excluded names.*'huge'"),
     "swap of one": (lambda p: {"swaps": [("head", "head")]}, "a swap is a pair"),
     "no test split": (lambda p: {"pictures": p["pictures"][1:], "masks": []}, "no picture in test"),
-    "newline in a picture": (lambda p: _picture(p, 0, sample_id="a\nb"), "cannot name a picture"),
-    "newline in a class": (lambda p: _picture(p, 0, target="a\nb"), "cannot name a picture or its class"),
+    "newline in a picture": (
+        lambda p: _picture(p, 0, sample_id="c\nd") | {"masks": [MaskRow(0, 9)]},
+        "^c d, part 9: there is no such part",
+    ),
     "in two splits": (lambda p: _picture(p, 0, sample_id="a"), "'a' in train and test"),
     "one file, two splits": (lambda p: _picture(p, 0, uri="a.png"), "in train and test"),
     "unknown split": (lambda p: _picture(p, 0, split="dev"), "the split 'dev'"),

@@ -100,6 +100,7 @@ TWO = "a,pictures/a.png,train\nb,pictures/b.png,test\n"
         ({"images.csv": IMAGES + TWO + ",pictures/c.png,test\n"}, "line 4: image_id is empty"),
         ({"images.csv": "image_id,path,split,width\na,pictures/a.png,train,9\nb,pictures/b.png,test,\nc,pictures/c.png,test,\n"}, "line 2: width is '9', the picture's is 8"),
         ({"images.csv": IMAGES + "a,pictures/a.png,train\nb,pictures/b.png,train\nc,pictures/c.png,train\n"}, "no picture in test"),
+        ({"images.csv": IMAGES + TWO + '"c\nd",pictures/c.png,test\n'}, "line 4: .* cannot name a picture"),
         ({"images.csv": ""}, "images.csv cannot be read"),
         ({"parts.csv": PARTS + "z,head,,,1,1,\n"}, "parts.csv, line 2: there is no picture 'z'"),
         ({"parts.csv": PARTS + "a,head,,,1,1,\na,head,,,1,1,\nb,tail,,,1,1,\n"}, "this part has two masks"),
