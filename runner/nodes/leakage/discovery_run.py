@@ -197,10 +197,12 @@ def _trained(
     k = task.slots or len(images.about["parts"])
     classes = len(images.datasets[0]["classes"]) if plan.class_weight else 0
     head = HeadPlan(k, backbone.widths[-1], task.modulation, task.pooling, task.second_pool, classes)
-    second = own_copy(backbone, train=plan.train_stage2) if arch == "two_stage" else None
+    second = own_copy(backbone, train=True) if plan.train_stage2 else backbone
     first = own_copy(backbone, train=False) if plan.train_tokens else backbone
     routes = routes_of(ready.told, k, task.routing)
-    trainer = Trainer(first, second, head, routes, plan, _material(images, plan, ready), seed=seed)
+    trainer = Trainer(
+        first, second if arch == "two_stage" else None, head, routes, plan, _material(images, plan, ready), seed=seed
+    )
     state = ctx.scratch / f"{arch}-{seed}.pt"
     if state.is_file():
         trainer.restore(torch.load(state, map_location=backbone.device, weights_only=True))

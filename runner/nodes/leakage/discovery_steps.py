@@ -23,6 +23,32 @@ from runner.nodes.leakage.discovery_specs import (
 )
 from runner.steps import Arrays, Artifact, Rows, Table, step
 
+Arches = Annotated[
+    list[Arch],
+    Field(min_length=1, description="single: vectors pooled late; two_stage: recomputed from the part alone"),
+]
+Route = Annotated[
+    Routing, Field(description="fixed: an attribute reads the slot of its part; learned: one by group (text before ::)")
+]
+BaseRate = Annotated[
+    float, Field(gt=0, le=1, description="base rate at a batch of 16; heads 10,000 and prototypes 1,000 times")
+]
+Which = Annotated[
+    Literal["owned", "all"],
+    Field(description="owned: those that belong to parts; all: global ones too, read from all slots"),
+]
+SecondStage = Annotated[Literal["frozen", "train"], Field(description="weights of the second stage")]
+SecondVector = Annotated[SecondPool, Field(description="cls (mean where there is none), or mean of kept patches")]
+Augment = Annotated[
+    Literal["none", "light"], Field(description="light: brightness, contrast; mirrored where no part has a side")
+]
+Levels = Annotated[
+    list[Annotated[float, Field(gt=0, lt=1)]],
+    Field(max_length=10, description="quantiles of patches to remove at test time"),
+]
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=100)]
+FirstVector = Annotated[Pooling, Field(description="single stage: by the map's sum, or by all patches")]
+
 
 @dataclass(frozen=True)
 class Discovery(Artifact):
@@ -52,47 +78,29 @@ def discover(
     *,
     backbone: VisionBackbone,
     images: PartImages,
-    arch: Annotated[
-        list[Arch],
-        Field(min_length=1, description="single: vectors pooled late; two_stage: recomputed from the part alone"),
-    ] = ["single", "two_stage"],  # noqa: B006
+    arch: Arches = ["single", "two_stage"],  # noqa: B006
     slots: Annotated[int | None, Field(ge=1, le=200, description="part slots K; none = one a part")] = None,
-    routing: Annotated[
-        Routing,
-        Field(description="fixed: an attribute reads the slot of its part; learned: one by group (text before ::)"),
-    ] = "fixed",
+    routing: Route = "fixed",
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 90,
-    lr: Annotated[
-        float, Field(gt=0, le=1, description="base rate at a batch of 16; heads 10,000 and prototypes 1,000 times")
-    ] = 1e-6,
+    lr: BaseRate = 1e-6,
     batch: Annotated[int, Field(ge=1, le=4096)] = 16,
     weights: ShapingWeights = ShapingWeights(),  # noqa: B008 - frozen
     class_weight: Annotated[float, Field(ge=0, le=1e6, description="of the class labels; 0 = attributes only")] = 0.0,
-    attributes: Annotated[
-        Literal["owned", "all"],
-        Field(description="owned: those that belong to parts; all: global ones too, read from all slots"),
-    ] = "owned",
+    attributes: Which = "owned",
     balance: Annotated[bool, Field(description="weigh positives of rare attributes up")] = False,
     modulation: Modulation = "layer_norm",
-    pooling: Annotated[Pooling, Field(description="single stage: by the map's sum, or by all patches")] = "mean",
-    stage2: Annotated[Literal["frozen", "train"], Field(description="weights of the second stage")] = "frozen",
-    stage2_pool: Annotated[
-        SecondPool, Field(description="cls (mean where there is none), or mean of kept patches")
-    ] = "cls",
+    pooling: FirstVector = "mean",
+    stage2: SecondStage = "frozen",
+    stage2_pool: SecondVector = "cls",
     train_tokens: Annotated[bool, Field(description="train CLS, register and position embeddings of stage 1")] = False,
     presence_kind: PresenceTerm = "max",
     background_kind: BackgroundTerm = "enforced",
     part_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3,
     tau: Annotated[float, Field(gt=0, le=100, description="temperature of the part maps")] = 1.0,
-    augment: Annotated[
-        Literal["none", "light"], Field(description="light: brightness, contrast; mirrored where no part has a side")
-    ] = "none",
+    augment: Augment = "none",
     leave_one_out: Annotated[bool, Field(description="measure what changes when one slot becomes background")] = True,
-    low_confidence: Annotated[
-        list[Annotated[float, Field(gt=0, lt=1)]],
-        Field(max_length=10, description="quantiles of patches to remove at test time"),
-    ] = [],  # noqa: B006
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=100)] = [0],  # noqa: B006
+    low_confidence: Levels = [],  # noqa: B006
+    seeds: Seeds = [0],  # noqa: B006
     pictures: Annotated[int, Field(ge=0, le=1000, description="test pictures drawn with their parts")] = 12,
     limit: Annotated[int | None, Field(ge=2, description="most pictures of each split")] = None,
     bootstrap: Annotated[int, Field(ge=0, le=100_000, description="resamples of the test pictures")] = 1000,

@@ -126,14 +126,14 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(images: PartImages, tm
 def test_stage_2_and_token_embeddings_train_where_asked_and_never_the_given_backbone(
     images: PartImages, tmp_path: Path
 ) -> None:
-    backbone = TINY["timm_vit"]()
-    before = {name: value.clone() for name, value in backbone.network.state_dict().items()}  # type: ignore[attr-defined]
+    backbone: Any = TINY["timm_vit"]()
+    before = {name: value.clone() for name, value in backbone.network.state_dict().items()}
     ctx = local_context(tmp_path)
     discover(
         ctx, backbone=backbone, images=images, arch=["two_stage"], epochs=1, lr=1e-3, stage2="train", train_tokens=True,
         weights=NO_SHAPE, bootstrap=0, pictures=0, leave_one_out=False,
     )  # fmt: skip
-    assert all(torch.equal(before[n], v) for n, v in backbone.network.state_dict().items())  # type: ignore[attr-defined]
+    assert all(torch.equal(before[n], v) for n, v in backbone.network.state_dict().items())
     state = torch.load(tmp_path / "scratch" / "two_stage-0.pt", weights_only=True)
     assert set(state["tokens"]) == {"cls_token", "pos_embed"}
     assert not torch.equal(state["tokens"]["pos_embed"], before["pos_embed"])
