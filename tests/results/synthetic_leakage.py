@@ -30,7 +30,7 @@ METRICS = {"nmi": (40.0, 61.5), "keypoint_error": (12.0, 8.5), "pointing": (0.4,
 
 def store_leakage(store, twist=lambda text: text, run_id=RUN, without=()):
     """Put them into a results file; ``without`` names steps that are left out."""
-    store.replace_run(_run(twist, run_id))
+    store.replace_run(leakage_run(twist, run_id))
     for step, tables in steps(twist).items():
         if step not in without:
             store.replace_step(run_id, "", step, {name: arrow_table(name, rows) for name, rows in tables.items()})
@@ -194,7 +194,7 @@ def _discovered(t, arch, i):
             "colours": ["#0072b2", "#d55e00", "#009e73"]}  # fmt: skip
 
 
-def _run(t, run_id):
+def leakage_run(t=lambda text: text, run_id=RUN):
     uses = {"images": "parts.load", "features": "leakage.features", "probed": "leakage.probe", "audited": "leakage.dependence",
             "masked": "leakage.locality", "found": "leakage.discover"}  # fmt: skip
     run = audit(t, run_id=run_id).run

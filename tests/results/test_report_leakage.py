@@ -4,7 +4,20 @@ import re
 
 import pytest
 from synthetic_audit import hostile
-from synthetic_leakage import CONTROLS, EXCESS, LAYERS, METRICS, OWN, PARTS, PREDICTORS, RUN, TWO, excess, store_leakage
+from synthetic_leakage import (
+    CONTROLS,
+    EXCESS,
+    LAYERS,
+    METRICS,
+    OWN,
+    PARTS,
+    PREDICTORS,
+    RUN,
+    TWO,
+    excess,
+    leakage_run,
+    store_leakage,
+)
 from test_report import Outline, printed
 
 from results.console_leakage import leakage_tables
@@ -22,6 +35,7 @@ def store(tmp_path_factory):
     store_leakage(made)
     store_leakage(made, hostile, "hostile")
     store_leakage(made, run_id="bare", without=("probed", "masked", "found"))
+    made.replace_run(leakage_run(run_id="cases"))
     return made
 
 
@@ -65,22 +79,25 @@ def test_the_verdict_is_of_the_deepest_layer_and_goes_by_the_interval(store):
     assert "cannot be told" in verdict(store, "unsure")["sentence"]
 
 
-@pytest.mark.parametrize(
-    ("value", "low", "high", "cross", "verdict", "said"),
-    [(0.02, 0.01, 0.03, 0.9, "leaks", "to a small part"), (0.1, 0.01, 0.2, 0.9, "leaks", "partly"), (0.3, 0.2, 0.4, 0.7, "leaks", "mostly"),
-     (-0.05, -0.1, -0.01, 0.6, "none_found", "hardly more"), (0.02, -0.01, 0.05, 0.6, "cannot_be_told", "cannot be told"),
-     (None, None, None, 0.6, "cannot_be_told", "no vector that cannot leak")],
-)  # fmt: skip
-def test_each_interval_has_its_sentence(tmp_path, value, low, high, cross, verdict, said):
-    made = ResultsStore(tmp_path / "results.duckdb")
-    store_leakage(made, without=("probed",))
-    common = {"dataset": "d", "model": "m", "extractor": "single", "layer": 3, "probe": "ridge", "metric": "auroc", "n_attributes": 2,
-              "n_test": 50, "resamples": 100}  # fmt: skip
-    stored = [common | {"measure": "cross", "value": cross, "ci_low": None, "ci_high": None, "versus": None},
-              common | {"measure": "excess_leakage", "value": value, "ci_low": low, "ci_high": high, "versus": "two_stage"}]  # fmt: skip
-    made.replace_step(RUN, "", "probed", {"leak_summary": arrow_table("leak_summary", stored)})
-    (found,) = rows(made, "SELECT verdict, sentence FROM leakage_verdict")
-    assert found["verdict"] == verdict and said in found["sentence"]
+def test_each_interval_has_its_sentence(store):
+    cases = {
+        "little": (0.02, 0.01, 0.03, 0.9, "leaks", "to a small part"),
+        "partly": (0.1, 0.01, 0.2, 0.9, "leaks", "partly"),
+        "mostly": (0.3, 0.2, 0.4, 0.7, "leaks", "mostly"),
+        "below": (-0.05, -0.1, -0.01, 0.6, "none_found", "hardly more"),
+        "wide": (0.02, -0.01, 0.05, 0.6, "cannot_be_told", "cannot be told"),
+        "alone": (None, None, None, 0.6, "cannot_be_told", "no vector that cannot leak"),
+    }
+    stored = []
+    for model, (value, low, high, cross, *_) in cases.items():
+        common = {"dataset": "d", "model": model, "extractor": "single", "layer": 3, "probe": "ridge", "metric": "auroc", "n_attributes": 2,
+                  "n_test": 50, "resamples": 100}  # fmt: skip
+        stored += [common | {"measure": "cross", "value": cross, "ci_low": None, "ci_high": None, "versus": None},
+                   common | {"measure": "excess_leakage", "value": value, "ci_low": low, "ci_high": high, "versus": "two_stage"}]  # fmt: skip
+    store.replace_step("cases", "", "probed", {"leak_summary": arrow_table("leak_summary", stored)})
+    found = {r["model"]: r for r in rows(store, "SELECT * FROM leakage_verdict WHERE run_id = 'cases'")}
+    for model, (*_, verdict, said) in cases.items():
+        assert found[model]["verdict"] == verdict and said in found[model]["sentence"]
 
 
 def test_pairs_put_both_side_by_side(store):
