@@ -23,5 +23,6 @@ FROM (SELECT *, format('{:.2f} [{:.2f}, {:.2f}]', locality_score, locality_low, 
                    any_value(value) FILTER (measure = 'auroc') AS auroc,
                    max(n) AS n
             FROM leak_locality WHERE concept IS NULL
-            GROUP BY run_id, variant, step, dataset, predictor))
+            GROUP BY run_id, variant, step, dataset, predictor
+            HAVING bool_or(measure IN ('own', 'other', 'locality_score'))))
 ORDER BY run_id, variant, step, dataset, predictor

@@ -49,7 +49,7 @@ def steps(t=lambda text: text):
                     "leak_token_norm": [_norm(t)]},
         "masked": {"leak_masked_answer": [_answer(t, p, i) for p in PREDICTORS for i in range(3)],
                    "leak_masking_response": [_response(t, p, a, b) for p in PREDICTORS for a in PARTS for b in PARTS],
-                   "leak_locality": [r for p in PREDICTORS for r in _locality(t, p)]},
+                   "leak_locality": [*(r for p in PREDICTORS for r in _locality(t, p)), *_perturbed(t)]},
         "found": {"discover_metrics": [r for arch in (0, 1) for seed in (0, 1) for r in _metrics(t, arch, seed)],
                   "discover_slots": [_slot(t, arch, slot) for arch in ("single", "two_stage") for slot in range(3)],
                   "discover_epoch": [_epoch(t, arch, e) for arch in ("single", "two_stage") for e in (1, 2)],
@@ -161,6 +161,13 @@ def _locality(t, predictor):
         for measure, value in (("own", own), ("other", other), ("accuracy", 0.8)):
             yield {**place, "concept": concept, "measure": measure, "value": value, "ci_low": None, "ci_high": None}
         yield {**place, "concept": concept, "measure": "locality_score", "value": score, "ci_low": low, "ci_high": high}
+
+
+def _perturbed(t):
+    """Of a predictor for which no part was hidden."""
+    for side, value in (("outside", 0.61), ("inside", 0.67)):
+        yield {"dataset": t("birds"), "predictor": t("perturbed"), "n": 20, "concept": None, "measure": f"largest_change_{side}", "value": value,
+               "ci_low": value - 0.1, "ci_high": value + 0.1}  # fmt: skip
 
 
 def _training(t, arch, seed=0):

@@ -27,11 +27,22 @@ SELECT variant, step, dataset, predictor, concept, any_value(value) FILTER (meas
        any_value(value) FILTER (measure = 'other') AS other, any_value(value) FILTER (measure = 'locality_score') AS locality_score,
        any_value(ci_low) FILTER (measure = 'locality_score') AS locality_low,
        any_value(ci_high) FILTER (measure = 'locality_score') AS locality_high, max(n) AS n
-FROM leak_locality WHERE run_id = $run AND concept IS NOT NULL
+FROM leak_locality WHERE run_id = $run AND concept IS NOT NULL AND measure IN ('own', 'other', 'locality_score')
 GROUP BY variant, step, dataset, predictor, concept
 QUALIFY row_number() OVER (PARTITION BY variant, step, dataset, predictor ORDER BY locality_score DESC NULLS LAST, concept) <= {MOST_CONCEPTS}
 ORDER BY variant, step, dataset, predictor, locality_score DESC NULLS LAST, concept
 """  # noqa: S608
+PERTURBED = """
+SELECT variant, step, dataset, predictor, max(n) AS n,
+       any_value(value) FILTER (measure = 'largest_change_outside') AS outside,
+       any_value(ci_low) FILTER (measure = 'largest_change_outside') AS outside_low,
+       any_value(ci_high) FILTER (measure = 'largest_change_outside') AS outside_high,
+       any_value(value) FILTER (measure = 'largest_change_inside') AS inside,
+       any_value(ci_low) FILTER (measure = 'largest_change_inside') AS inside_low,
+       any_value(ci_high) FILTER (measure = 'largest_change_inside') AS inside_high
+FROM leak_locality WHERE run_id = $run AND concept IS NULL AND measure IN ('largest_change_outside', 'largest_change_inside')
+GROUP BY variant, step, dataset, predictor ORDER BY variant, step, dataset, predictor
+"""
 ANSWERS = """
 SELECT variant, step, dataset, predictor, count(*) AS asked, count(value) AS answered, mode(reason) AS reason
 FROM leak_masked_answer WHERE run_id = $run GROUP BY variant, step, dataset, predictor ORDER BY ALL
@@ -45,12 +56,13 @@ class Found:
     verdicts: list[Row]
     response: list[Row]
     concepts: list[Row]
+    perturbed: list[Row]
     answers: list[Row]
 
 
 def collect(read: Reader, request: Request) -> Found | None:
     """The rows, or None where no part was hidden."""
-    statements = (VERDICTS, RESPONSE, CONCEPTS, ANSWERS)
+    statements = (VERDICTS, RESPONSE, CONCEPTS, PERTURBED, ANSWERS)
     found = Found(*(read(sql, {"run": request.run_id}).to_pylist() for sql in statements))
     return found if any(vars(found).values()) else None
 
@@ -58,7 +70,7 @@ def collect(read: Reader, request: Request) -> Found | None:
 def parts(found: Found) -> list[Part]:
     """The sentence and score of each predictor, its heat map, its concepts."""
     variables = {"verdicts": found.verdicts, "maps": [_map(place, own) for place, own in grouped(found.response, KEYS)],
-                 "concepts": [{**place, "rows": own} for place, own in grouped(found.concepts, KEYS)], "answers": found.answers}  # fmt: skip
+                 "concepts": [{**place, "rows": own} for place, own in grouped(found.concepts, KEYS)], "perturbed": found.perturbed, "answers": found.answers}  # fmt: skip
     return [Part("masking", "Do concepts look at their part?", "locality.html.jinja", variables)]
 
 
