@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -101,6 +102,21 @@ def read_head(folder: Path) -> Head:
     if head.pool not in ("cls", "mean") or head.weight.ndim != 2 or head.bias.shape != (len(head.labels),):
         raise ModelRefused(f"{folder}: the head of concepts is damaged: labels, weights and settings do not fit")
     return head
+
+
+def relabelled(head: Head, labels: Mapping[str, str] | None) -> Head:
+    """The concepts ``labels`` (label: attribute) alone, in that order; None: the head as it is. Raises ``ModelRefused`` for an
+    attribute that it was not fitted on."""
+    if labels is None:
+        return head
+    missing = [attribute for attribute in labels.values() if attribute not in head.labels]
+    if missing:
+        raise ModelRefused(
+            f"the head of concepts knows no attribute {missing[0]!r}",
+            hint=f"it knows {', '.join(map(repr, head.labels))}",
+        )
+    rows = [head.labels.index(attribute) for attribute in labels.values()]
+    return replace(head, labels=tuple(labels), weight=head.weight[rows], bias=head.bias[rows])
 
 
 class ConceptHeadClassifier(Classifier):

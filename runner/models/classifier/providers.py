@@ -150,12 +150,18 @@ class ConceptHead(ModelConfig):
     provider: Literal["concept_head"] = "concept_head"
     backbone: model_link(VisionBackbone) = Field(description="the vision backbone that it was fitted on: $name")  # type: ignore[valid-type]
     head: step_link("folder") = Field(description="output `head` of a step leakage.fit_concepts: $name.head")  # type: ignore[valid-type]
+    labels: dict[str, str] | None = Field(
+        default=None,
+        min_length=1,
+        description="labels of these concepts only: {red hair: 'hair: red'}; none = all, by attribute",
+    )
 
     def load(self, services: Services) -> Classifier:
         """Read the head. Raises ``ModelRefused`` where it is of another backbone."""
         from runner.models.classifier.checks import check_classifier
-        from runner.models.classifier.concept_head import ConceptHeadClassifier, read_head
+        from runner.models.classifier.concept_head import ConceptHeadClassifier, read_head, relabelled
 
-        classifier = ConceptHeadClassifier(services.linked["backbone"], read_head(services.linked["head"]))
+        head = read_head(services.linked["head"])
+        classifier = ConceptHeadClassifier(services.linked["backbone"], relabelled(head, self.labels))
         check_classifier(classifier)
         return classifier

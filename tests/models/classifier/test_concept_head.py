@@ -22,6 +22,7 @@ from runner.models.classifier.concept_head import (
     layer_number,
     pooled_features,
     read_head,
+    relabelled,
     write_head,
 )
 from runner.models.classifier.providers import ConceptHead
@@ -138,3 +139,15 @@ def test_a_damaged_folder_is_refused(backbone, tmp_path, damage):
         (tmp_path / "head.json").write_text(json.dumps(wrong))
     with pytest.raises(ModelRefused, match=r"head of concepts is damaged|no head of concepts"):
         read_head(tmp_path)
+
+
+def test_some_concepts_can_be_had_alone_under_other_names(backbone, tmp_path):
+    head = some_head(backbone)
+    chosen = relabelled(head, {"second": head.labels[1]})
+    batch = pixels(3).numpy()
+    whole, part = (ConceptHeadClassifier(backbone, h) for h in (head, chosen))
+    assert part.labels == ("second",) and part.identity != whole.identity
+    np.testing.assert_allclose(part.logits(batch), whole.logits(batch)[:, 1:], rtol=1e-5, atol=1e-6)
+    assert relabelled(head, None) is head
+    with pytest.raises(ModelRefused, match="knows no attribute 'red beek'"):
+        relabelled(head, {"red": "red beek"})
