@@ -6,6 +6,7 @@ Exit codes: 0 fine; 1 broke; 2 wrong spec or usage; 3 finished with failed items
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -94,7 +95,12 @@ def exec_(
     from_run: Annotated[
         str | None, typer.Option(help="Repeat a run from the results file alone.", metavar="RUN")
     ] = None,
-    results: ResultsFile = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            "--results", "-r", help="Instead of the spec's own; with --from-run: where the run stands.", metavar="FILE"
+        ),
+    ] = None,
     fail_fast: Annotated[bool, typer.Option(help="Stop at the first failed step.")] = False,
     retry_failed: Annotated[bool, typer.Option(help="Run finished steps again that gave up items.")] = False,
 ) -> None:
@@ -278,7 +284,8 @@ def _compiled(
         return spec_of_run(results_path(results), from_run, overrides or [])
     if spec is None:
         raise UsageError("which spec?", hint="runner exec SPEC.yaml, or runner exec --from-run RUN")
-    return load_spec(spec, overrides or [])
+    compiled = load_spec(spec, overrides or [])
+    return compiled if results is None else dataclasses.replace(compiled, results=results.absolute())
 
 
 cli_results.register(app)

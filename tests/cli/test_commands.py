@@ -131,3 +131,12 @@ def test_steps_and_schema_describe_themselves(tmp_path: Path) -> None:
     assert "threshold" in one and "rows of c2b_group" in one
     schema = json.loads(runner("schema", cwd=tmp_path).stdout)
     assert "c2b.assess" in json.dumps(schema)
+
+
+def test_results_can_go_elsewhere_than_the_spec_says(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "name: s\nsteps: {made: {uses: parts.planted, pictures: 4}}\nresults: out/r.duckdb\n"
+    )
+    done = runner("exec", "s.yaml", "--results", "other/q.duckdb", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "other" / "q.duckdb").is_file() and not (tmp_path / "out").exists()
