@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from runner.assets.packaged import PackagedImages
     from runner.context import StepContext
 
-LAYOUT = "1"
+LAYOUT = "2"
 """Raised when the same parameters would give other pictures."""
 MOST_BYTES = 4 << 30
 """Pixels of planted pictures, which stand in memory together."""

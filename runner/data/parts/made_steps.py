@@ -35,7 +35,7 @@ def _cost(params: Mapping[str, Any]) -> Cost:
     return Cost(images=params.get("pictures"), bytes=None)
 
 
-@step("parts.openmoji", version="1", estimate=_cost)
+@step("parts.openmoji", version="2", estimate=_cost)
 def openmoji(
     ctx: StepContext,
     *,
@@ -68,7 +68,7 @@ def openmoji(
     return openmoji_images(ctx, plan, resolve(drawings), thumbnails)
 
 
-@step("parts.planted", version="1", estimate=_cost)
+@step("parts.planted", version="2", estimate=_cost)
 def planted(
     ctx: StepContext,
     *,

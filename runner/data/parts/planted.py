@@ -30,17 +30,19 @@ class Planted(NamedTuple):
 def planted(pictures: int, correlation: float, side: int, noise: float, seed: int) -> Planted:
     """``noise`` x N(0, 1) a value, plus or minus a colour of length 0.5 in each quadrant by its bit; the first half trains.
 
-    Each quadrant has its own colour direction, drawn from the seed. A bit says whether a latent number is positive; each latent
-    has correlation ``correlation`` with one that all four share, so correlation² with each other, and two bits agree with
-    probability 1/2 + arcsin(correlation²) / pi. The picture's unit is scaled so that 127.5 stands for 0 and 8 bits hold
+    All quadrants share one colour direction, drawn from the seed. So the mean colour of the picture, which an attention that
+    averages over it hands to every quadrant, tells how many bits are 1 and not which: ranked by that number, one bit of four
+    independent ones is told with AUROC 13/16. A bit says whether a latent number is positive; each latent has correlation
+    ``correlation`` with one that all four share, so correlation² with each other, and two bits agree with probability
+    1/2 + arcsin(correlation²) / pi. The picture's unit is scaled so that 127.5 stands for 0 and 8 bits hold
     0.5 + 4 noise both ways.
     """
-    colours = _colours(seed)
+    colour = _colour(seed)
     bits = _bits(pictures, correlation, generator(seed, "bits"))
     made = np.empty((pictures, side, side, 3), np.uint8)
     draw, unit = generator(seed, "noise"), scale(noise)
     for i in range(pictures):  # one at a time, for the memory
-        values = noise * draw.standard_normal((side, side, 3), np.float32) + _planes(bits[i], colours, side)
+        values = noise * draw.standard_normal((side, side, 3), np.float32) + _planes(bits[i], colour, side)
         made[i] = np.clip(np.rint(127.5 + unit * values), 0, 255)
     return Planted(made, bits, np.arange(pictures) < pictures // 2)
 
@@ -57,15 +59,15 @@ def masks(side: int) -> NDArray[np.bool_]:
     return np.stack([top & left, top & ~left, ~top & left, ~top & ~left])
 
 
-def _planes(bits: NDArray[np.uint8], colours: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    signed = (AMPLITUDE * (2.0 * bits[:, None] - 1) * colours).astype(np.float32)
+def _planes(bits: NDArray[np.uint8], colour: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    signed = (AMPLITUDE * (2.0 * bits[:, None] - 1) * colour).astype(np.float32)
     half = side // 2
     return np.kron(signed.reshape(2, 2, 3), np.ones((half, half, 1), np.float32))
 
 
-def _colours(seed: int) -> NDArray[np.float32]:
-    raw = generator(seed, "colours").standard_normal((4, 3))
-    return np.asarray(raw / np.linalg.norm(raw, axis=1, keepdims=True), np.float32)
+def _colour(seed: int) -> NDArray[np.float32]:
+    raw = generator(seed, "colour").standard_normal(3)
+    return np.asarray(raw / np.linalg.norm(raw), np.float32)
 
 
 def _bits(count: int, correlation: float, draw: np.random.Generator) -> NDArray[np.uint8]:
