@@ -382,7 +382,8 @@ class PartImages(Datasets):
     ``masks``: ``row`` int32, ``part`` int32 (index into ``parts``; -1: the whole object), ``height``, ``width`` int32, ``runs``
     binary (``runner.data.parts.rle``; NULL where there is a keypoint only), ``keypoint_x``, ``keypoint_y`` float32 (pixels, NULL
     without), ``visible`` bool. Parts that a picture does not show have no row, or one with ``visible`` false.
-    ``labels``: ``value`` uint8 [n, A] (0 or 1) and ``valid`` uint8 [n, A] (0: not annotated or not certain; value then 0).
+    ``labels``: ``value`` uint8 [n, A] (0 or 1) and ``valid`` uint8 [n, A] (0: not annotated or not certain; value then 0); where
+    several pictures show one original (a drawing, a person), also ``group`` int32 [n]: its number; they are resampled together.
     """
 
     about: dict[str, Any]
@@ -423,7 +424,8 @@ class MaskedPictures(Artifact):
 
     ``views``: ``sample_id``, ``masked_part`` (NULL: as it is), ``draw`` int32 (-1 for pictures as they are), ``uri`` (file in
     ``pictures``). ``truth``: ``sample_id``, ``attribute``, ``value`` (uint8) of valid labels. ``visible``: ``sample_id``, ``part``,
-    ``masked_part``, ``draw``: the picture was drawn for the concepts of ``part`` while ``masked_part`` is hidden (both are visible).
+    ``masked_part``, ``draw``, ``group``: the picture was drawn for the concepts of ``part`` while ``masked_part`` is hidden (both are
+    visible); ``group`` int32: number of its original (``PartImages.labels``), NULL where pictures stand alone.
     """
 
     about: dict[str, Any]

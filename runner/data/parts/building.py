@@ -62,6 +62,7 @@ def part_images(
     masks: Iterable[MaskRow] | pa.Table,
     value: NDArray[Any],
     valid: NDArray[Any],
+    groups: Sequence[int] | None = None,
     excluded: Mapping[str, str] | None = None,
     swaps: Sequence[Sequence[str]] = (),
     part_source: str = "masks",
@@ -77,7 +78,8 @@ def part_images(
     """Checks everything and puts the pictures in the order of ``Datasets``: train, val, test, each in the order given.
 
     ``pictures``: mappings with ``sample_id``, ``split``, ``source_id``, ``uri`` and, where there are classes, ``target``;
-    ``value`` and ``valid`` [n, A], 0 or 1; ``masks``: rows, or a table of ``mask_table`` made for the same pictures; ``needed``: splits
+    ``value`` and ``valid`` [n, A], 0 or 1; ``groups`` [n]: number of the original that a picture shows, where several show one;
+    ``masks``: rows, or a table of ``mask_table`` made for the same pictures; ``needed``: splits
     that must have pictures (default: train and test where there are attributes, else any); ``warn(text, item)`` hears of
     pictures whose thumbnail cannot be made. Raises ``DataError`` saying where.
     """
@@ -88,6 +90,8 @@ def part_images(
     order = sorted(range(len(pictures)), key=lambda i: SPLITS.index(pictures[i]["split"]))
     listed = [pictures[i] for i in order]
     labels = _labels(name, listed, attributes, np.asarray(value)[order], np.asarray(valid)[order])
+    if groups is not None:
+        labels["group"] = _groups(name, groups, len(pictures))[order]
     ids = [str(picture["sample_id"]) for picture in pictures]
     drawn = masks if isinstance(masks, pa.Table) else mask_table(masks, parts, ids)
     classes = sorted({str(picture.get("target", object)) for picture in pictures})
@@ -268,7 +272,7 @@ def _labels(
     attributes: Sequence[str],
     value: NDArray[Any],
     valid: NDArray[Any],
-) -> dict[str, NDArray[np.uint8]]:
+) -> dict[str, NDArray[Any]]:
     wanted = (len(pictures), len(attributes))
     for what, array in (("value", value), ("valid", valid)):
         if array.shape != wanted:
@@ -279,6 +283,13 @@ def _labels(
             where = f"{_shown(pictures[i]['sample_id'])}, attribute {quoted(attributes[a])}"
             raise DataError(f"{name}: {where}: {what} is {quoted(array[i, a].item())}; expected 0 or 1")
     return {"value": (value * valid).astype(np.uint8), "valid": valid.astype(np.uint8)}
+
+
+def _groups(name: str, groups: Sequence[int], pictures: int) -> NDArray[np.int32]:
+    found = np.asarray(groups)
+    if found.shape != (pictures,) or found.dtype.kind not in "iu" or found.min(initial=0) < 0:
+        raise DataError(f"{name}: groups are {pictures} whole numbers from 0, one a picture")
+    return found.astype(np.int32)
 
 
 def _images(
@@ -302,7 +313,7 @@ def _images(
 
 
 def _attribute_table(
-    about: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]], labels: Mapping[str, NDArray[np.uint8]]
+    about: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]], labels: Mapping[str, NDArray[Any]]
 ) -> pa.Table:
     """Rows of ``part_attribute``: how often each attribute is annotated, and how often it holds."""
     from results.tables import arrow_table

@@ -87,6 +87,7 @@ def openmoji_images(ctx: StepContext, plan: OpenmojiPlan, drawings: Path, thumbn
         masks=masks,
         value=labels[..., 0],
         valid=labels[..., 1],
+        groups=openmoji_set.drawing_numbers(made),
         notes=[OPENMOJI_NOTE, *_tie_notes(plan.tie)],
         licence=OPENMOJI_LICENCE + (f"; {PHOTOGRAPHS}: {photographs.licence}" if photographs else ""),
         thumbnails=thumbnails,

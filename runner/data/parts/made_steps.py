@@ -35,7 +35,7 @@ def _cost(params: Mapping[str, Any]) -> Cost:
     return Cost(images=params.get("pictures"), bytes=None)
 
 
-@step("parts.openmoji", version="2", estimate=_cost)
+@step("parts.openmoji", version="3", estimate=_cost)
 def openmoji(
     ctx: StepContext,
     *,

@@ -173,6 +173,12 @@ def over(pixels: Pixels, ground: Pixels) -> Pixels:
     return ((mixed + 127) // 255).astype(np.uint8)
 
 
+def drawing_numbers(made: Sequence[Design]) -> list[int]:
+    """The number of each picture's drawing: pictures of one drawing differ in colours only and are no independent sample."""
+    number = {name: i for i, name in enumerate(sorted({design.person.name for design in made}))}
+    return [number[design.person.name] for design in made]
+
+
 def attribute_names(recolour: Recolour) -> dict[str, str]:
     """Attributes with their owners: one for each colour of each part, ``hair: long``, and two of the whole person."""
     found = {f"{part}: {name}": part for part, names in recolour.by_part().items() for name in names}
