@@ -70,7 +70,7 @@ def _check(features: Sequence[PartFeatures], plan: Plan) -> None:
     if twice is not None:
         raise DataError(
             f"features of {twice[0]} on {twice[1]} are given twice: their rows could not be told apart",
-            hint="probe them in two steps",
+            hint="name the datasets apart: `as: NAME` of parts.load; or probe them in two steps",
         )
 
 
