@@ -1655,7 +1655,7 @@ CREATE TABLE leak_probe (
   attribute VARCHAR NOT NULL,  -- what is predicted
   owner_part VARCHAR NOT NULL,  -- part that the attribute describes; global; several joined with +
   is_own BOOLEAN NOT NULL,  -- whether the source part is the owner
-  averaged BOOLEAN NOT NULL,  -- whether it enters averages
+  averaged BOOLEAN NOT NULL,  -- whether it enters the averages own and cross: those run over attributes that have both, and over parts only
   probe VARCHAR NOT NULL,  -- ridge, logreg or mlp
   penalty DOUBLE,  -- lambda (ridge), C (logreg); NULL for mlp
   n_train BIGINT NOT NULL,  -- pictures it was fitted on
@@ -1683,8 +1683,10 @@ CREATE TABLE leak_summary (
   ci_low DOUBLE,  -- 95 % interval, bootstrap over test pictures
   ci_high DOUBLE,  -- 95 % interval
   n_attributes INTEGER NOT NULL,  -- attributes averaged
-  n_test BIGINT NOT NULL,  -- test pictures
-  resamples INTEGER NOT NULL  -- bootstrap resamples
+  n_test BIGINT NOT NULL,  -- test pictures scored: the most of all probes that are averaged; 0 where none is
+  resamples INTEGER NOT NULL,  -- bootstrap resamples
+  n_groups BIGINT,  -- originals that the test pictures show, which are resampled whole; NULL: pictures stand alone
+  bootstrap VARCHAR  -- exact, or projected (first-order expansion); NULL without resamples
 );
 
 -- Leakage by pair of parts.
@@ -1738,7 +1740,8 @@ CREATE TABLE leak_dependence_summary (
   ci_low DOUBLE,  -- 95 % interval, bootstrap over pictures
   ci_high DOUBLE,  -- 95 % interval
   largest DOUBLE,  -- largest of all pictures
-  n BIGINT NOT NULL  -- pictures
+  n BIGINT NOT NULL,  -- pictures
+  n_groups BIGINT  -- originals that they show, which are resampled whole; NULL: pictures stand alone
 );
 
 -- Where the attention of a part goes (descriptive only).
@@ -1822,7 +1825,8 @@ CREATE TABLE leak_locality (
   value DOUBLE,  -- the measure
   ci_low DOUBLE,  -- 95 % interval, bootstrap over pictures
   ci_high DOUBLE,  -- 95 % interval
-  n BIGINT NOT NULL  -- pictures
+  n BIGINT NOT NULL,  -- pictures
+  n_groups BIGINT  -- originals that they show, which are resampled whole; NULL: pictures stand alone
 );
 
 -- Part discovery: losses by epoch.
