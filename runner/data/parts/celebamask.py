@@ -27,7 +27,7 @@ MERGED = {
     "nose": ["nose"], "mouth": ["mouth", "u_lip", "l_lip"], "ears": ["l_ear", "r_ear", "ear_r"],
     "neck": ["neck", "neck_l"], "cloth": ["cloth"],
 }  # fmt: skip
-"""Parts and the files that make them up; ``skin`` is cut in two, see ``split_skin``."""
+"""Parts and the files that make them up; ``skin``, without what the other files hold, is cut in two, see ``split_skin``."""
 
 PARTS = [*list(MERGED)[:8], "upper_face", "lower_face", *list(MERGED)[8:]]
 FILES = ["skin", *(file for files in MERGED.values() for file in files)]
@@ -144,7 +144,10 @@ def _drawing(root: Path, numbers: list[int]) -> Callable[[int], list[Drawn]]:
 
 
 def united(files: dict[str, Path]) -> list[Drawn]:
-    """The masks of the parts from the files of one face; a file that is missing means that the part is absent."""
+    """The masks of the parts from the files of one face; a file that is missing means that the part is absent.
+
+    The file of the skin runs on below brows, eyes, nose and mouth: what any other file holds is no skin here.
+    """
     read = {file: read_mask(path) for file, path in files.items()}
     sizes = {mask.shape for mask in read.values()}
     if len(sizes) > 1:
@@ -155,5 +158,6 @@ def united(files: dict[str, Path]) -> list[Drawn]:
         if present:
             masks[part] = np.logical_or.reduce(present)
     if "skin" in read:
-        masks["upper_face"], masks["lower_face"] = split_skin(read["skin"], masks.get("nose"))
+        bare = read["skin"] & ~np.logical_or.reduce([np.zeros_like(read["skin"]), *masks.values()])
+        masks["upper_face"], masks["lower_face"] = split_skin(bare, masks.get("nose"))
     return [Drawn(part, masks[part]) for part in PARTS if part in masks]

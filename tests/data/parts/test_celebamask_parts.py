@@ -11,7 +11,7 @@ from part_miniatures import FACE_MASKS, FACE_NAMES, FACES, celeba_partition, cel
 
 from runner.artifacts import PartImages
 from runner.context import local_context
-from runner.data.parts.celebamask import PARTS, split_skin
+from runner.data.parts.celebamask import PARTS, split_skin, united
 from runner.data.parts.loading import Options, load
 from runner.data.parts.owners import read_owners
 from runner.data.parts.reading import PartReader
@@ -62,6 +62,28 @@ def test_files_are_united_to_parts_and_absent_files_are_absent_parts(images: Par
     assert third.masks[PARTS.index("hair")].sum() == 64 and not third.visible[PARTS.index("upper_face")]
     assert last.masks[PARTS.index("neck")].sum() == 3 * 6 + 2
     assert first.masks.shape[1:] == (16, 16) and images.about["mask_resize"] == "nearest"
+
+
+def test_skin_holds_nothing_of_other_files(tmp_path: Path) -> None:
+    """The file of the skin covers the whole face: brow, eye, nose, mouth and a strand of hair lie over it."""
+    over = {
+        "nose": (6, 9, 7, 9),
+        "l_eye": (4, 5, 4, 6),
+        "mouth": (10, 12, 5, 11),
+        "hair": (0, 4, 0, 16),
+        "r_brow": (3, 5, 9, 12),
+    }
+    files, rest = {}, np.zeros((16, 16), bool)
+    for name, (top, bottom, left, right) in ({"skin": (2, 14, 3, 13)} | over).items():
+        values = np.zeros((16, 16), bool)
+        values[top:bottom, left:right] = True
+        rest = values if name == "skin" else rest & ~values
+        files[name] = tmp_path / f"{name}.png"
+        mask(files[name], values * 255)
+    drawn = {part: found for part, found, *_ in united(files)}
+    upper, lower = drawn["upper_face"], drawn["lower_face"]
+    assert (upper | lower == rest).all() and not (upper & lower).any()
+    assert not upper[9:].any() and not lower[:9].any() and lower.any() and upper.any()
 
 
 def test_the_lower_face_starts_below_the_nose(images: PartImages) -> None:
