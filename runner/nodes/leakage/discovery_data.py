@@ -127,12 +127,14 @@ def _keep(path: Path, array: NDArray[Any]) -> None:
 
 class Truth(NamedTuple):
     """What is drawn over one picture, in pixels of the input. ``masks`` bool [P, H, W]; ``visible`` bool [P]; ``object`` bool [H, W];
-    ``keypoints`` float32 [P, 2] (NaN: not visible); ``box`` (left, top, width, height); ``drawn``: whether it has masks at all."""
+    ``keypoints`` float32 [P, 2], the annotated ones (NaN: none, or not visible); ``spots`` float32 [P, 2]: one place of each visible part;
+    ``box`` (left, top, width, height); ``drawn``: whether it has masks at all."""
 
     masks: Tensor
     visible: Tensor
     object: Tensor
     keypoints: Tensor
+    spots: Tensor
     box: tuple[float, float, float, float]
     drawn: bool
 
@@ -140,7 +142,8 @@ class Truth(NamedTuple):
 def truth(backbone: VisionBackbone, pictures: Pictures, place: int) -> Truth:
     """Masks and keypoints of one picture through the geometry of the backbone; used to measure, never to train.
 
-    A part without a keypoint takes the mean of its mask's pixels (definition of this project).
+    A part without a keypoint has as its spot the pixel of its mask nearest to the mask's centroid, so that the spot lies in the part
+    (definition of this project); it is never taken for a keypoint.
     """
     given = pictures.reader.masks(int(pictures.rows[place]))
     geometry = backbone.geometry
@@ -148,13 +151,22 @@ def truth(backbone: VisionBackbone, pictures: Pictures, place: int) -> Truth:
     whole = geometry.mask(given.object)
     width, height = pictures.sizes[place].tolist()
     points = geometry.points(given.keypoints, width, height)
-    for part in np.flatnonzero(np.isnan(points).any(1) & masks.any((1, 2))):
-        if np.isnan(given.keypoints[part]).any():
-            points[part] = np.argwhere(masks[part]).mean(0)[::-1] + 0.5
     visible = given.visible & (masks.any((1, 2)) | ~np.isnan(points).any(1))
     points[~visible] = np.nan
-    found, shown, drawn, places = (torch.from_numpy(np.ascontiguousarray(x)) for x in (masks, visible, whole, points))
-    return Truth(found, shown, drawn, places, _box(whole), bool(masks.any()))
+    spots = points.copy()
+    for part in np.flatnonzero(visible & np.isnan(given.keypoints).any(1)):
+        spots[part] = central_pixel(masks[part])
+    found, shown, drawn, annotated, places = (
+        torch.from_numpy(np.ascontiguousarray(x)) for x in (masks, visible, whole, points, spots)
+    )
+    return Truth(found, shown, drawn, annotated, places, _box(whole), bool(masks.any()))
+
+
+def central_pixel(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The centre (x, y) of the mask's pixel nearest to its centroid; of equally near ones the first, row by row."""
+    pixels = np.argwhere(mask)
+    nearest = pixels[((pixels - pixels.mean(0)) ** 2).sum(1).argmin()]
+    return np.asarray(nearest[::-1] + 0.5, np.float32)
 
 
 def _box(whole: NDArray[np.bool_]) -> tuple[float, float, float, float]:

@@ -19,7 +19,7 @@ from runner.nodes.leakage.discovery import (
     remove_low_confidence,
 )
 from runner.nodes.leakage.discovery_data import Truth
-from runner.nodes.leakage.discovery_training import Trainer, as_planes
+from runner.nodes.leakage.discovery_training import Trainer, as_planes, seeded
 
 
 class Answers(NamedTuple):
@@ -131,8 +131,9 @@ def _look(trainer: Trainer, places: Tensor, looking: Looking, low: Tensor | None
     found = vectors(slots)
     plain, left_out = told(trainer, *found), None
     if looking.leave_one_out:
-        changed = [told(trainer, *each).attributes for each in _each_left_out(trainer, found, slots, vectors)]
-        left_out = (torch.stack(changed, 1).sigmoid() - plain.attributes.sigmoid()[:, None]).abs()
+        # Probabilities in tensors of one shape: vectorised sigmoids of equal numbers differ in the last bit by their place.
+        changed = [told(trainer, *each).attributes.sigmoid() for each in _each_left_out(trainer, found, slots, vectors)]
+        left_out = (torch.stack(changed, 1) - plain.attributes.sigmoid()[:, None]).abs()
     removed = {}
     for level, floor in zip(looking.levels, [] if low is None else low.unbind(), strict=True):
         fewer = remove_low_confidence(slots, tokens, trainer.head.prototypes, floor)
@@ -174,9 +175,12 @@ def found_in(trainer: Trainer, places: Tensor, batch: int) -> tuple[Tensor, Tens
 
 @torch.no_grad()
 def floors(trainer: Trainer, looking: Looking, most: int = 100_000) -> Tensor:
-    """Thresholds [Q, K] over patches of the training pictures (those of the first pictures, ``most`` patches or so)."""
+    """Thresholds [Q, K] over patches of training pictures: ``most`` patches or so, of pictures drawn by the training's seed.
+
+    Datasets list their pictures class by class, so that the first ones would show a few classes only.
+    """
     tokens, slots = [], []
-    for places in model.chunks(torch.arange(trainer.n), looking.batch):
+    for places in model.chunks(torch.randperm(trainer.n, generator=seeded(trainer.seed)), looking.batch):
         found, maps = maps_of(trainer, places)
         tokens.append(found.flatten(0, 1))
         slots.append(hard_slots(maps).flatten())
@@ -207,12 +211,12 @@ def _together(parts: Sequence[Answers]) -> Answers:
 class Counts(NamedTuple):
     """What adds up over pictures, each with a leading axis of one picture a row.
 
-    ``keypoints`` [P, K + 1] visible keypoints by slot; ``dense`` [P + 1, K + 1] pixels; ``shared`` [P, K], ``parts`` [P], ``slots`` [K]
+    ``spots`` [P, K + 1] visible parts by the slot at their spot (keypoint, else a pixel amid the mask); ``dense`` [P + 1, K + 1] pixels; ``shared`` [P, K], ``parts`` [P], ``slots`` [K]
     pixels; ``foreground`` [2]: shared and united pixels of foreground and object; ``hits`` [K, P]; ``visible`` [P]; ``active`` [K];
     ``points`` [P, 2]: keypoints as shares of the box; ``box`` [4] of the object as shares of the side (left, top, width, height).
     """
 
-    keypoints: Tensor
+    spots: Tensor
     dense: Tensor
     shared: Tensor
     parts: Tensor
@@ -239,9 +243,9 @@ def _count(planes: Tensor, given: Truth) -> Counts:
     """Counts of one picture; ``planes`` [K + 1, H, W]."""
     parts, k, side = len(given.masks), len(planes) - 1, planes.shape[2]
     slots = planes.argmax(0)
-    at = given.keypoints.nan_to_num(0).long().clamp(0, side - 1)
-    labels = torch.where(given.visible & ~given.keypoints.isnan().any(1), torch.arange(parts), -1)
-    keypoints = metrics.contingency(labels, slots[at[:, 1], at[:, 0]], (parts, k + 1))
+    at = given.spots.nan_to_num(0).long().clamp(0, side - 1)
+    labels = torch.where(~given.spots.isnan().any(1), torch.arange(parts), -1)
+    spots = metrics.contingency(labels, slots[at[:, 1], at[:, 0]], (parts, k + 1))
     pixels = metrics.overlap(given.masks, slots, k)
     dense = metrics.contingency(metrics.dense_truth(given.masks), slots, (parts + 1, k + 1))
     found, strongest = slots < k, planes[:-1].flatten(1).argmax(1)
@@ -253,7 +257,7 @@ def _count(planes: Tensor, given: Truth) -> Counts:
     # Pictures without any mask say nothing about pixels.
     drawn = float(given.drawn)
     return Counts(
-        keypoints, dense * drawn, pixels.shared * drawn, pixels.parts * drawn, pixels.slots * drawn, foreground * drawn,
+        spots, dense * drawn, pixels.shared * drawn, pixels.parts * drawn, pixels.slots * drawn, foreground * drawn,
         hits & given.visible, given.visible, pixels.slots > 0, *frame(given, side),
     )  # fmt: skip
 

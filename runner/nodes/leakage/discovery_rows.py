@@ -57,7 +57,7 @@ def _overlap(test: Counts, drawn: Tensor) -> metrics.Overlap:
 def estimates(outcome: Outcome, drawn: Tensor) -> dict[str, metrics.Estimate]:
     """Every measure with its interval; ``drawn`` [R + 1, m] of ``metrics.counted``. NaN: nothing to measure."""
     test, seen, labels = outcome.test, outcome.seen, outcome.labels
-    points = metrics.nmi_ari_of_counts(metrics.summed(test.keypoints, drawn))
+    points = metrics.nmi_ari_of_counts(metrics.summed(test.spots, drawn))
     dense = metrics.nmi_ari_of_counts(metrics.summed(test.dense, drawn))
     found = {
         "nmi": metrics.estimate(points.nmi),

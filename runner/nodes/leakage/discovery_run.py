@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -79,8 +80,8 @@ def told_attributes(about: dict[str, Any], which: Literal["owned", "all"]) -> To
 
 
 def routes_of(told: Told, slots: int, routing: Routing) -> Routes:
-    """Fixed: equal shares of the slots of the owners. Learned: none; attributes with the same text before ``::`` go together."""
-    names = [name.split("::")[0] if "::" in name else name for name in told.names]
+    """Fixed: equal shares of the slots of the owners. Learned: none; attributes with the same text before ``::`` or ``: `` go together."""
+    names = [re.split("::|: ", name, maxsplit=1)[0] for name in told.names]
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
     groups = torch.tensor([number[name] for name in names])
     if routing == "learned":

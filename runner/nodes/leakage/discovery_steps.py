@@ -72,7 +72,7 @@ class Discovery(Artifact):
     pictures: Annotated[Table, Rows("discover_picture")]
 
 
-@step("leakage.discover", version="1")
+@step("leakage.discover", version="2")
 def discover(
     ctx: StepContext,
     *,

@@ -19,12 +19,14 @@ from runner.data.geometry import Geometry
 from runner.data.parts.made_steps import planted
 from runner.data.parts.reading import PartReader
 from runner.errors import DataError, ModelRefused
+from runner.nodes.leakage import discovery_evaluation as evaluation
 from runner.nodes.leakage import discovery_training as training
 from runner.nodes.leakage.discovery import hard_slots, part_maps
-from runner.nodes.leakage.discovery_data import read, stage1_tokens, truth
+from runner.nodes.leakage.discovery_data import central_pixel, read, stage1_tokens, truth
 from runner.nodes.leakage.discovery_found import in_picture
+from runner.nodes.leakage.discovery_metrics import pointing_hits
 from runner.nodes.leakage.discovery_model import Routes, own_copy, patch_tokens
-from runner.nodes.leakage.discovery_run import routes_of, told_attributes
+from runner.nodes.leakage.discovery_run import Told, routes_of, told_attributes
 from runner.nodes.leakage.discovery_specs import HeadPlan, ShapingWeights, TrainPlan
 from runner.nodes.leakage.discovery_steps import Discovery, discover, found_parts
 
@@ -214,8 +216,49 @@ def test_pixels_and_tokens_are_those_of_the_backbone_and_truth_does_not_change(
         expected = patch_tokens(backbone, backbone.normalise(pictures.batch(torch.arange(10))))
     torch.testing.assert_close(tokens, expected)
     first, second = truth(backbone, pictures, 0), truth(backbone, pictures, 0)
-    assert all(torch.equal(a, b) for a, b in zip(first[:4], second[:4], strict=True)) and first.box == second.box
+    torch.testing.assert_close(tuple(first), tuple(second), rtol=0, atol=0, equal_nan=True)
     assert first.box == (0, 0, 32, 32) and bool(first.visible.all())
+
+
+def test_no_keypoint_is_made_up_where_none_is_annotated(images: PartImages, found: Discovery, tmp_path: Path) -> None:
+    backbone = TINY["timm_vit"]()
+    given = truth(backbone, read(local_context(tmp_path), backbone, images, 5), 0)
+    assert given.keypoints.isnan().all()
+    assert given.spots.tolist() == [[7.5, 7.5], [23.5, 7.5], [7.5, 23.5], [23.5, 23.5]]
+    for arch in ("single", "two_stage"):
+        assert _metric(found, arch, "keypoint_error") is None and _metric(found, arch, "nmi") is not None
+
+
+def test_the_spot_of_a_hollow_mask_lies_in_it_and_pointing_counts_inside_only() -> None:
+    ring = np.ones((9, 9), bool)
+    ring[1:-1, 1:-1] = False
+    assert central_pixel(ring).tolist() == [4.5, 0.5]  # nearest to the centre, first of four
+    masks, nothing = torch.from_numpy(ring)[None], torch.full((1, 2), torch.nan)
+    places = torch.tensor([[4, 4], [8, 3]])
+    assert pointing_hits(places, masks, nothing, 20.0).tolist() == [[False], [True]]
+    assert pointing_hits(places, masks, torch.tensor([[4.0, 4.0]]), 2.0).tolist() == [[True], [True]]
+
+
+def test_thresholds_come_from_pictures_of_all_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kept:
+        n, seed, device = 1000, 3, torch.device("cpu")
+
+        class head:
+            prototypes = torch.eye(2)
+
+    asked: list[int] = []
+
+    def maps_of(_: Any, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.extend(places.tolist())
+        return torch.ones(len(places), 4, 2), torch.ones(len(places), 2, 4)
+
+    monkeypatch.setattr(evaluation, "maps_of", maps_of)
+    looking = evaluation.Looking(False, (0.2,), 10)
+    evaluation.floors(Kept(), looking, most=160)  # type: ignore[arg-type]
+    first, asked[:] = list(asked), []
+    evaluation.floors(Kept(), looking, most=160)  # type: ignore[arg-type]
+    assert first == asked and len({*first}) == 40
+    assert min(first) < 200 and max(first) > 800
 
 
 def test_attributes_are_routed_by_owner_or_by_group() -> None:
@@ -227,6 +270,8 @@ def test_attributes_are_routed_by_owner_or_by_group() -> None:
     assert fixed.shares is not None and fixed.shares.tolist() == [[0, 1], [0, 1], [0.5, 0.5]]
     learned = routes_of(told_attributes(about, "all"), 5, "learned")
     assert learned.shares is None and learned.groups.tolist() == [0, 0, 1, 2]
+    names = ["hair: black", "hair: long", "skin: light", "bill::a: b", "bill::c", "top:left"]
+    assert routes_of(Told(names, [*range(6)], [(0,)] * 6), 2, "learned").groups.tolist() == [0, 0, 1, 2, 2, 3]
 
 
 def test_rates_decay_and_schedule() -> None:
