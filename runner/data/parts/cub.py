@@ -26,7 +26,8 @@ from runner.data.parts.specs import CubParts
 from runner.errors import DataError
 
 PARTS = ["back", "beak", "belly", "breast", "crown", "forehead", "eye", "leg", "wing", "nape", "tail", "throat"]
-"""CUB's order; left and right of eye, leg and wing are one part each."""
+"""CUB's order; left and right of eye, leg and wing are one part each, which counts once where keypoints are counted: its left one
+where that is visible, else its right one."""
 
 LICENCE = "CUB-200-2011: for research; the photographs belong to third parties and must not be passed on"
 HEAD = "its owner is the head (crown, forehead, eye, nape), not a single part"
@@ -34,6 +35,7 @@ SPECIES_NOTE = (
     "labels are those of the species: any cue of the species predicts every attribute, so that leakage is overstated; "
     "label_mode: image is free of that"
 )
+BOX_NOTE = "there are no segmentations: the whole bird is the rectangle of its bounding box"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ def read_cub(spec: CubParts) -> FoundParts:
     labels = _labels(spec, birds, np.array(sorted(texts)))
     names = [texts[i] for i in sorted(texts)]
     kept = [names[a] for a in labels.kept]
+    draw = Drawing(spec, birds)
     notes = [] if spec.label_mode == "image" else [SPECIES_NOTE]
+    if draw.segmentations is None:
+        notes.append(BOX_NOTE)
     if spec.label_mode == "class_112":
         notes.append(
             f"{len(kept)} attributes are present in at least ten species by vote (112 in the published training set)"
@@ -69,7 +74,7 @@ def read_cub(spec: CubParts) -> FoundParts:
     return FoundParts(
         root=birds.home / "images", object="bird", parts=PARTS, attributes=kept,
         owners=attribute_owners(spec.title, names, kept, owners_of(spec, "cub")), pictures=_pictures(birds),
-        value=labels.value, valid=labels.valid, draw=Drawing(spec, birds), licence=LICENCE,
+        value=labels.value, valid=labels.valid, draw=draw, licence=LICENCE,
         excluded={name: HEAD for name in kept if name.startswith("head_pattern::")},
         part_source=spec.part_source, label_mode=spec.label_mode, notes=notes,
     )  # fmt: skip
@@ -188,7 +193,7 @@ class Drawing:
         self.segmentations = _segmentations(spec, birds.home)
 
     def __call__(self, i: int) -> list[Drawn]:
-        """Masks and keypoints of bird i, and the whole bird where it is segmented."""
+        """Masks and keypoints of bird i, and the whole bird: segmented, else its bounding box."""
         birds, spec = self.birds, self.spec
         width, height = picture_size(birds.home / "images" / birds.paths[i])
         whole = self._whole(i, height, width)
@@ -201,7 +206,7 @@ class Drawing:
             share = spec.voronoi_radius if spec.part_source == "keypoint_voronoi" else spec.disc_radius
             foreground = np.ones((height, width), bool) if whole is None else whole
             masks = list(fitted(points, owner, len(PARTS), foreground, share * float(np.sqrt(birds.box[i, 2:].prod()))))
-        rows = [Drawn(OBJECT, whole)] if whole is not None else []
+        rows = [Drawn(OBJECT, boxed(birds.box[i], height, width) if whole is None else whole)]
         # of a part seen on both sides the left one, which stands first, gives the keypoint
         first = {int(part): points[k] for k, part in reversed(list(enumerate(owner.tolist())))}
         for part, mask in enumerate(masks):
@@ -229,6 +234,14 @@ class Drawing:
         if mask.shape != size:
             raise DataError(f"{path} has {mask.shape} pixels (height, width), its picture {size}")
         return mask
+
+
+def boxed(box: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
+    """Pixels bool [H, W] whose centres lie in the box (x, y, width, height)."""
+    columns, rows = np.arange(width) + 0.5, np.arange(height) + 0.5
+    left, top, across, down = box
+    inside = (columns >= left) & (columns < left + across)
+    return np.asarray(inside & ((rows >= top) & (rows < top + down))[:, None])
 
 
 def _segmentations(spec: CubParts, home: Path) -> Path | None:

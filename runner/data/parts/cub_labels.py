@@ -71,15 +71,15 @@ def class_labels(percentages: NDArray[np.float64], species: NDArray[np.int64]) -
 def voted_labels(answers: Answers, species: NDArray[np.int64], train: NDArray[np.bool_], classes: int) -> Labels:
     """The species' labels by a vote of its training pictures; attributes present in at least ten species stay.
 
-    A picture where the attribute is absent and not visible has no vote; a tie counts as present, no vote as absent (definitions
-    of this project where the usual set of 112 attributes leaves them open).
+    A picture where the attribute is absent and not visible has no vote. A tie counts as present, as it does in the usual set of 112
+    attributes; so does a species whose pictures all have no vote, which is a tie of none against none.
     """
     present = (answers.present == 1) & (answers.certainty > 0)
     absent = (answers.present == 0) & (answers.certainty > NOT_VISIBLE)
     votes = np.zeros((2, classes, present.shape[1]), np.int64)
     for kind, said in enumerate((absent, present)):
         np.add.at(votes[kind], species[train], said[train])
-    holds = (votes[1] >= votes[0]) & (votes[1] > 0)
+    holds = votes[1] >= votes[0]
     kept = np.flatnonzero(holds.sum(0) >= CLASSES_112)
     value = holds[:, kept].astype(np.uint8)[species]
     return Labels(value, np.ones_like(value), kept)

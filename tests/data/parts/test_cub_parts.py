@@ -93,9 +93,15 @@ def test_discs_do_without_segmentations(tmp_path: Path) -> None:
     folder = cub(tmp_path / "cub", segmentations=False)
     with pytest.raises(DataError, match=r"needs the masks of the birds(.|\n)*keypoint_disc"):
         _load(folder, tmp_path)
-    reader = PartReader(_load(folder, tmp_path, part_source="keypoint_disc", disc_radius=0.2))
+    images = _load(folder, tmp_path, part_source="keypoint_disc", disc_radius=0.2)
+    reader = PartReader(images)
     x, y, seen = cub_points()[0, 1].tolist()
     assert seen
+    left, top, width, height = (int(v) for v in BIRDS[0][3])
+    box = np.zeros((SIZE[1], SIZE[0]), bool)
+    box[top : top + height, left : left + width] = True
+    assert (reader.masks(0).object == box).all()
+    assert any("rectangle of its bounding box" in note for note in images.about["notes"])
     radius = 0.2 * 20
     rows, columns = np.indices((SIZE[1], SIZE[0]))
     assert (reader.masks(0).masks[1] == ((columns - x) ** 2 + (rows - y) ** 2 <= radius**2)).all()
@@ -172,6 +178,12 @@ def test_voted_labels_by_hand() -> None:
     train = np.array([True] * 20 + [False])
     labels = cub_labels.voted_labels(cub_labels.Answers(present, certainty), species, train, 10)
     assert labels.kept.tolist() == [0] and labels.value.tolist() == [[1]] * 21
+
+
+def test_a_vote_of_none_against_none_is_a_tie() -> None:
+    nobody = cub_labels.Answers(np.zeros((20, 1), np.uint8), np.full((20, 1), 1, np.uint8))
+    labels = cub_labels.voted_labels(nobody, np.repeat(np.arange(10), 2), np.ones(20, bool), 10)
+    assert labels.kept.tolist() == [0] and labels.value.all()
 
 
 def test_attributes_may_stand_inside_and_owners_be_ones_own(tmp_path: Path) -> None:
