@@ -378,7 +378,7 @@ class PartImages(Datasets):
 
     ``about``: ``{"dataset", "object", "parts": [names in order], "attributes": [names in order], "owners": {attribute: part or
     "global" or [parts]}, "excluded": {attribute: why it stays out of averages}, "swaps": [[part, part] that a flip exchanges],
-    "part_source", "label_mode", "mask_resize": "none" or "nearest", "notes": [...]}``: with ``none`` a mask must have its picture's size. ``images``: as in ``Datasets``; everything else goes by its row numbers.
+    "part_source", "label_mode", "mask_resize": "none" or "nearest", "notes": [...]}``: with ``none`` a mask must have its picture's size; and ``"exact_masks": true`` where no pixel of a part tells of what lies outside it. ``images``: as in ``Datasets``; everything else goes by its row numbers.
     ``masks``: ``row`` int32, ``part`` int32 (index into ``parts``; -1: the whole object), ``height``, ``width`` int32, ``runs``
     binary (``runner.data.parts.rle``; NULL where there is a keypoint only), ``keypoint_x``, ``keypoint_y`` float32 (pixels, NULL
     without), ``visible`` bool. Parts that a picture does not show have no row, or one with ``visible`` false.

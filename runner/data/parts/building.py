@@ -68,6 +68,7 @@ def part_images(
     part_source: str = "masks",
     label_mode: str = "image",
     mask_resize: str = "none",
+    exact_masks: bool = False,
     notes: Sequence[str] = (),
     licence: str | None = None,
     thumbnails: int = 0,
@@ -80,13 +81,14 @@ def part_images(
     ``pictures``: mappings with ``sample_id``, ``split``, ``source_id``, ``uri`` and, where there are classes, ``target``;
     ``value`` and ``valid`` [n, A], 0 or 1; ``groups`` [n]: number of the original that a picture shows, where several show one;
     ``masks``: rows, or a table of ``mask_table`` made for the same pictures; ``needed``: splits
-    that must have pictures (default: train and test where there are attributes, else any); ``warn(text, item)`` hears of
+    that must have pictures (default: train and test where there are attributes, else any); ``exact_masks``: no pixel of a part's
+    mask tells of what lies outside it, as long as pictures keep their size; ``warn(text, item)`` hears of
     pictures whose thumbnail cannot be made. Raises ``DataError`` saying where.
     """
     wanted = needed if needed is not None else ("train", "test") if attributes else ()
     about = check_plain(name, parts, attributes, owners, excluded or {}, swaps, pictures, corpus, wanted)
     about |= {"object": object, "part_source": part_source, "label_mode": label_mode, "mask_resize": mask_resize}
-    about["notes"] = [*notes]
+    about |= {"notes": [*notes]} | ({"exact_masks": True} if exact_masks else {})
     order = sorted(range(len(pictures)), key=lambda i: SPLITS.index(pictures[i]["split"]))
     listed = [pictures[i] for i in order]
     labels = _labels(name, listed, attributes, np.asarray(value)[order], np.asarray(valid)[order])
@@ -94,6 +96,7 @@ def part_images(
         labels["group"] = _groups(name, groups, len(pictures))[order]
     ids = [str(picture["sample_id"]) for picture in pictures]
     drawn = masks if isinstance(masks, pa.Table) else mask_table(masks, parts, ids)
+    _warn_of_points(name, drawn, ids, mask_resize, warn)
     classes = sorted({str(picture.get("target", object)) for picture in pictures})
     images = _images(name, object, classes, listed, corpus, thumbnails, warn)
     entry = {
@@ -192,9 +195,32 @@ def _point(keypoint: tuple[float, float] | None, where: str) -> tuple[float | No
     if keypoint is None:
         return None, None
     x, y = (float(number) for number in keypoint)
-    if not (np.isfinite(x) and np.isfinite(y)):
+    if not max(abs(x), abs(y)) <= np.finfo(np.float32).max:  # NaN is not either
         raise DataError(f"{where}: its keypoint ({x}, {y}) is no point")
     return x, y
+
+
+def _warn_of_points(
+    name: str, masks: pa.Table, sample_ids: Sequence[str], mask_resize: str, warn: Callable[[str, str], None]
+) -> None:
+    """Warn of keypoints of visible parts that lie outside their picture, as far as masks tell its size (borders are inside)."""
+    number = {
+        column: masks[column].cast(pa.float64()).to_numpy()
+        for column in ("row", "height", "width", "keypoint_x", "keypoint_y")
+    }
+    rows, x, y = (number[column] for column in ("row", "keypoint_x", "keypoint_y"))
+    rows = rows.astype(np.int64)
+    outside = (x < 0) | (y < 0)
+    if mask_resize == "none":
+        for place, side in ((x, "width"), (y, "height")):
+            most = np.full(len(sample_ids), np.inf)
+            known = np.isfinite(number[side])
+            most[rows[known]] = number[side][known]
+            outside |= place > most[rows]
+    found = rows[outside & masks["visible"].to_numpy()]
+    if len(found):
+        text = f"{len(found)} keypoint{'s lie' if len(found) > 1 else ' lies'} outside the picture, first in {_shown(sample_ids[found[0]])}"
+        warn(f"{text}: is it x and y in pixels?", name)
 
 
 def _reordered(masks: pa.Table, order: Sequence[int]) -> pa.Table:

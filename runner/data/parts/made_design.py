@@ -51,12 +51,13 @@ def spread(groups: Sequence[Sequence[T]], shares: Mapping[K, float], draw: np.ra
     return found
 
 
-def tied(first: Numbers, second: Numbers, size: int, strength: float, draw: np.random.Generator) -> Numbers:
-    """``second`` int64 [n] with a share ``strength`` of its places, drawn at random, set to ``first`` modulo ``size``.
+def tied(first: Numbers, second: Numbers, strength: float, draw: np.random.Generator) -> Numbers:
+    """``second`` int64 [n] with a share ``strength`` of its places, drawn at random, set to ``first``.
 
-    With ``size`` equally frequent values on both sides the two then agree in strength + (1 - strength) / size of the pictures.
+    With k equally frequent values on both sides the two then agree in strength + (1 - strength) / k of the pictures, and those of
+    ``second`` stay equally frequent, or nearly. With lists of different length they would not: the tie is for equal ones.
     """
     places = draw.permutation(len(first))[: round(strength * len(first))]
     out = second.copy()
-    out[places] = first[places] % size
+    out[places] = first[places]
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,9 +38,10 @@ PHOTOGRAPHS = "cifar10-train-sample"
 OPENMOJI_LICENCE = "CC-BY-SA-4.0 (OpenMoji, the open-source emoji project; recoloured by this project)"
 OPENMOJI_NOTE = (
     "drawings by OpenMoji (CC BY-SA 4.0) in colours drawn at random; colours of different parts are independent by design, "
-    "unless `correlate` ties them; masks hold no pixel of a smoothed edge between two colours"
+    "unless `correlate` ties them; masks hold no pixel of a smoothed edge between two colours, which holds at "
+    "`side` pixels: choose the size that the backbone scales pictures to, since scaling mixes colours across edges again"
 )
-PLANTED_NOTE = "planted data: noise and one colour sign a quadrant; every bit's place is known"
+PLANTED_NOTE = "planted data: noise and one colour sign a quadrant; every bit's place is known, exactly so where pictures are not scaled"
 
 
 class OpenmojiPlan(NamedTuple):
@@ -89,6 +91,7 @@ def openmoji_images(ctx: StepContext, plan: OpenmojiPlan, drawings: Path, thumbn
         valid=labels[..., 1],
         groups=openmoji_set.drawing_numbers(made),
         notes=[OPENMOJI_NOTE, *_tie_notes(plan.tie)],
+        exact_masks=True,
         licence=OPENMOJI_LICENCE + (f"; {PHOTOGRAPHS}: {photographs.licence}" if photographs else ""),
         thumbnails=thumbnails,
         needed=[split for split in ("train", "test") if getattr(plan.fractions, split) > 0],
@@ -98,7 +101,7 @@ def openmoji_images(ctx: StepContext, plan: OpenmojiPlan, drawings: Path, thumbn
 def _key(plan: OpenmojiPlan, drawings: Path, photographs: PackagedImages | None) -> str:
     identity = hashlib.sha256((drawings / IMAGES).read_bytes()).hexdigest()
     grounds = photographs.fingerprint if photographs else None
-    return item_key("openmoji", LAYOUT, identity, plan.plain(), grounds)[:24]
+    return item_key("openmoji", LAYOUT, identity, plan.plain(), grounds, version("resvg_py"))[:24]
 
 
 def _drawn(
@@ -203,6 +206,7 @@ def planted_images(
         value=made.bits,
         valid=np.ones_like(made.bits),
         notes=[f"{PLANTED_NOTE}; one unit of the picture is {planted.scale(noise):.1f} steps of 8 bits around 127.5"],
+        exact_masks=True,
         licence="made by this project",
         thumbnails=thumbnails,
     )

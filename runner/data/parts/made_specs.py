@@ -71,6 +71,20 @@ class Tie(_Model):
         return self
 
 
+def check_tie(tie: Tie, recolour: Recolour) -> None:
+    """Raises ``ValueError`` where the tied parts have no lists of colours, or lists of different length."""
+    lists = recolour.by_part()
+    for part in (tie.first, tie.second):
+        if part not in lists:
+            raise ValueError(f"{part} is tied but not recoloured; give it colours in recolour")
+    first, second = len(lists[tie.first]), len(lists[tie.second])
+    if first != second:
+        raise ValueError(
+            f"{tie.first} has {first} colours and {tie.second} has {second}: a tie needs as many of both; give them lists of "
+            "equal length in recolour"
+        )
+
+
 class Jitter(_Model):
     """How far drawings are moved, scaled and mirrored, drawn uniformly."""
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from runner.artifacts import PartImages
 from runner.context import StepContext
 from runner.data.datasets.specs import Fractions, Split
-from runner.data.parts.made_specs import DEALT, Apart, Background, Jitter, Recolour, Tie
+from runner.data.parts.made_specs import DEALT, Apart, Background, Jitter, Recolour, Tie, check_tie
 from runner.references import AssetRef, InputPath
 from runner.steps import Artifact, Cost, Folder, step
 
@@ -35,6 +35,13 @@ def _cost(params: Mapping[str, Any]) -> Cost:
     return Cost(images=params.get("pictures"), bytes=None)
 
 
+def _tie_holds(tie: Tie | None, info: ValidationInfo) -> Tie | None:
+    recolour = (info.data or {}).get("param_recolour")
+    if tie is not None and recolour is not None:
+        check_tie(tie, recolour)
+    return tie
+
+
 @step("parts.openmoji", version="3", estimate=_cost)
 def openmoji(
     ctx: StepContext,
@@ -48,7 +55,11 @@ def openmoji(
         Apart, Field(description="role: nor does a role, such as farmer, whose woman, man and person wear the same")
     ] = "role",
     recolour: Annotated[Recolour, Field(description="colours that each part is given at random")] = Recolour(),  # noqa: B008
-    correlate: Annotated[Tie | None, Field(description="ties one part's colour to another's")] = None,
+    correlate: Annotated[
+        Tie | None,
+        Field(description="ties one part's colour to another's, by their places in lists of equal length"),
+        AfterValidator(_tie_holds),
+    ] = None,
     background: Background = "white",
     jitter: Annotated[Jitter | None, Field(description="shift, size, mirroring; none = as drawn")] = Jitter(),  # noqa: B008
     seed: Seed = None,

@@ -21,7 +21,7 @@ from runner.assets.packing import IMAGES, INDEX, Index
 from runner.data.datasets.content import quoted
 from runner.data.datasets.specs import SPLITS, Fractions, Split
 from runner.data.parts.made_design import apportioned, deck, generator, spread, tied
-from runner.data.parts.made_specs import HEX, Apart, Jitter, Recolour, Tie
+from runner.data.parts.made_specs import HEX, Apart, Jitter, Recolour, Tie, check_tie
 from runner.data.parts.openmoji_parts import LINE, PARTS, Person, person, shade
 from runner.data.parts.openmoji_svg import View, rendered, shapes, svg
 from runner.errors import DataError
@@ -80,10 +80,15 @@ def designs(
 
     ``apart``: a drawing stands in one split only; with ``role`` all drawings of its role stand there too. A role's woman, man and
     person wear the same: dealt to different splits, the clothes would tell by elimination who is missing in the other split,
-    and probes of such attributes would fall below chance.
+    and probes of such attributes would fall below chance. Roles are dealt so that splits have long hair alike.
 
-    Raises ``DataError`` where a split that has a share gets no drawing or no picture.
+    Raises ``DataError`` where a split that has a share gets no drawing or no picture, and for a tie that cannot hold.
     """
+    if tie is not None:
+        try:
+            check_tie(tie, recolour)
+        except ValueError as error:
+            raise DataError(str(error)) from None
     shares = {split: share for split in SPLITS if (share := getattr(fractions, split)) > 0}
     roles: dict[str, list[Person]] = {}
     for drawing in drawings:
@@ -102,7 +107,16 @@ def _dealt(
 ) -> dict[Split, list[Person]]:
     if apart == "drawing":
         return spread(roles, shares, draw)
-    return {split: [who for role in held for who in role] for split, held in spread([roles], shares, draw).items()}
+    found = spread(_by_long_hair(roles), shares, draw)
+    return {split: [who for role in held for who in role] for split, held in found.items()}
+
+
+def _by_long_hair(roles: list[list[Person]]) -> list[list[list[Person]]]:
+    """Roles by how many of their drawings have long hair, and of how many: each group is spread over the splits by itself."""
+    groups: dict[tuple[int, int], list[list[Person]]] = {}
+    for role in roles:
+        groups.setdefault((sum(who.long_hair for who in role), len(role)), []).append(role)
+    return [groups[key] for key in sorted(groups, reverse=True)]
 
 
 def _split(
@@ -113,11 +127,8 @@ def _split(
     which = deck(count, len(drawings), generator(seed, split, "which"))
     chosen = {part: deck(count, len(names), generator(seed, split, part)) for part, names in palettes.items()}
     if tie is not None and split in tie.splits:
-        missing = [part for part in (tie.first, tie.second) if part not in chosen]
-        if missing:
-            raise DataError(f"{missing[0]} is tied but not recoloured", hint="Give it colours in `recolour`.")
-        size, draw = len(palettes[tie.second]), generator(seed, split, "tie")
-        chosen[tie.second] = tied(chosen[tie.first], chosen[tie.second], size, tie.strength, draw)
+        draw = generator(seed, split, "tie")
+        chosen[tie.second] = tied(chosen[tie.first], chosen[tie.second], tie.strength, draw)
     views = _views(count, jitter, generator(seed, split, "views"))
     grounds = generator(seed, split, "grounds").integers(0, 2**31, count)
     return [

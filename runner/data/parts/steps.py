@@ -30,7 +30,7 @@ def load_cost(params: Mapping[str, Any]) -> Cost:
     return Cost(images=sum(known) if len(known) == len(counts) else None, bytes=None)
 
 
-@step("parts.load", version="1", estimate=load_cost)
+@step("parts.load", version="2", estimate=load_cost)
 def load(
     ctx: StepContext,
     *,

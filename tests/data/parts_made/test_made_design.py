@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.data.parts.made_design import apportioned, deck, generator, spread, tied
+from runner.data.parts.made_specs import Recolour, Tie, check_tie
 
 
 @given(st.integers(0, 300), st.integers(1, 12), st.integers(0, 5))
@@ -40,13 +43,15 @@ def test_apportioned_numbers_add_up_and_are_nearest(total: int, weights: list[in
 def test_a_tie_makes_a_share_of_places_follow(strength: float) -> None:
     draw = generator("tie")
     first, second = deck(4000, 5, draw), deck(4000, 5, draw)
-    joined = tied(first, second, 5, strength, draw)
+    joined = tied(first, second, strength, draw)
     agreement = (joined == first).mean()
     assert abs(agreement - (strength + (1 - strength) / 5)) < 0.02
     assert (joined != second).mean() <= strength
     assert len(np.unique(joined)) == 5
 
 
-def test_a_tie_to_fewer_values_goes_round() -> None:
-    first = np.arange(7)
-    assert tied(first, np.zeros(7, np.int64), 3, 1.0, generator(0)).tolist() == [0, 1, 2, 0, 1, 2, 0]
+@pytest.mark.parametrize(("first", "second"), [("hair", "headwear"), ("headwear", "hair")])
+def test_a_tie_of_lists_of_unequal_length_is_refused(first: Any, second: Any) -> None:
+    with pytest.raises(ValueError, match=f"{first} has . colours and {second} has ."):
+        check_tie(Tie(first=first, second=second), Recolour())
+    check_tie(Tie(first=first, second=second), Recolour(hair=["black", "brown", "red"]))

@@ -23,8 +23,9 @@ from runner.data.parts.openmoji_parts import PARTS, Person
 from runner.data.parts.openmoji_set import Design, designs, drawn, people
 from runner.data.parts.openmoji_svg import View
 from runner.data.parts.reading import PartReader
-from runner.errors import DataError
+from runner.errors import DataError, SpecError
 from runner.references import ResolvedPath
+from runner.spec import compile_text
 from runner.steps import load_steps
 
 pytestmark = pytest.mark.assets
@@ -138,6 +139,38 @@ def test_no_drawing_stands_in_two_splits_and_all_are_used(apart: Apart, drawings
     ]
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_splits_have_long_hair_alike(seed: int, drawings: list[Person]) -> None:
+    found = designs(drawings, 1550, DEALT, "role", Recolour(), None, None, seed)
+    share = {s: np.mean([d.person.long_hair for d in found if d.split == s]) for s in ("train", "val", "test")}
+    assert abs(share["train"] - share["test"]) < 0.1 and 0.1 < share["val"] < 0.4
+
+
+@pytest.mark.parametrize(
+    ("recolour", "says"),
+    [
+        ("", "hair has 5 colours and headwear has 3"),
+        ("recolour: {headwear: null}, ", "headwear is tied but not recoloured"),
+    ],
+)
+def test_a_tie_that_cannot_hold_is_refused_with_the_spec(recolour: str, says: str, tmp_path: Path) -> None:
+    text = "name: tie\nsteps:\n  people: {uses: parts.openmoji, %scorrelate: {second: headwear}}\nresults: r.duckdb\n"
+    with pytest.raises(SpecError, match=says):
+        compile_text(text % recolour, "spec.yaml", tmp_path)
+    compile_text(text % "recolour: {hair: [black, red, grey]}, ", "spec.yaml", tmp_path)
+
+
+def test_another_renderer_means_other_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    from runner.data.parts import made_sets
+
+    plan = made_sets.OpenmojiPlan(8, 64, DEALT, "role", Recolour(), None, "white", None, 0)
+    folder = assets.ensure("openmoji").path
+    before = made_sets._key(plan, folder, None)
+    assert made_sets._key(plan, folder, None) == before
+    monkeypatch.setattr(made_sets, "version", lambda name: {"resvg_py": "0.0.0"}[name])
+    assert made_sets._key(plan, folder, None) != before
+
+
 def test_the_same_seed_gives_the_same_bytes(made: PartImages, tmp_path: Path) -> None:
     again = run(tmp_path, pictures=60, side=96, thumbnails=2)
     first, second = (
@@ -169,6 +202,7 @@ def test_what_people_stand_on(background: str, tmp_path: Path) -> None:
     [
         ({"pictures": 4, "split": {"train": 0.98, "val": 0.01, "test": 0.01}}, "the split val gets no picture"),
         ({"pictures": 8, "recolour": {"headwear": None}, "correlate": {"second": "headwear"}}, "headwear is tied but"),
+        ({"pictures": 8, "correlate": {"second": "headwear"}}, "hair has 5 colours and headwear has 3"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(given: dict[str, Any], says: str, tmp_path: Path) -> None:
