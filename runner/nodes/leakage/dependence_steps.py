@@ -10,8 +10,7 @@ from pydantic import AfterValidator, Field
 from runner.artifacts import PartImages
 from runner.context import StepContext
 from runner.models.base import VisionBackbone
-from runner.nodes.leakage.feature_steps import PatchRule, TwoStageSpec
-from runner.nodes.leakage.feature_steps import _tight as refuse_what_leaks
+from runner.nodes.leakage.feature_steps import PatchRule, TwoStageSpec, refuse_leaky
 from runner.nodes.leakage.names import Norm
 from runner.steps import Artifact, Rows, Table, step
 
@@ -42,7 +41,7 @@ def dependence(
     ] = "last",
     extractors: Extractors = ["single", "two_stage"],  # noqa: B006
     patch_rule: PatchRule = PatchRule(),  # noqa: B008 - frozen
-    two_stage: Annotated[TwoStageSpec, AfterValidator(refuse_what_leaks)] = TwoStageSpec(),  # noqa: B008 - frozen
+    two_stage: Annotated[TwoStageSpec, AfterValidator(refuse_leaky)] = TwoStageSpec(),  # noqa: B008 - frozen
     pictures: Annotated[int, Field(ge=1, le=100_000, description="pictures measured")] = 200,
     split: Annotated[Literal["all", "train", "val", "test"], Field(description="where they come from")] = "test",
     replace: Annotated[

@@ -58,7 +58,7 @@ def _layers(layers: str | list[int]) -> str | list[int]:
     return layers
 
 
-def _tight(two: TwoStageSpec | None, info: ValidationInfo) -> TwoStageSpec | None:
+def refuse_leaky(two: TwoStageSpec | None, info: ValidationInfo) -> TwoStageSpec | None:
     """Refuse a leaky two-stage that nobody allowed, where the rule of patches is known."""
     rule = ((info.data or {}).get("param_patch_rule") or PatchRule()).two_stage
     if two and boundary_leaks(two.mode, rule, two.strict_pixels) and not two.allow_boundary_leak:
@@ -96,7 +96,7 @@ def features(
     pooling: Annotated[Pool, Field(description="of single-stage vectors")] = "mean",
     norm: Annotated[Norm, Field(description="final norm on every layer, none, or also a CLIP's projection")] = "final",
     patch_rule: PatchRule = PatchRule(),  # noqa: B008 - frozen
-    two_stage: Annotated[TwoStageSpec | None, AfterValidator(_tight)] = TwoStageSpec(),  # noqa: B008 - frozen
+    two_stage: Annotated[TwoStageSpec | None, AfterValidator(refuse_leaky)] = TwoStageSpec(),  # noqa: B008 - frozen
     controls: Annotated[
         list[Control], Field(description="further sources and extractors"), AfterValidator(_controls)
     ] = [],  # noqa: B006
@@ -117,6 +117,7 @@ def features(
     seed = ctx.seed if seed is None else seed
     recipe = _recipe(ctx, backbone, layers, pooling, norm, patch_rule, two_stage, controls, batch, seed)
     job = _job(ctx, backbone, images, recipe, controls, dtype, splits, limit)
+    _warn_of_scaling(ctx, backbone, images)
     outcome = run(ctx, job, ctx.folder("vectors"))
     asked = {
         "pooling": pooling, "norm": norm, "patch_rule": patch_rule.model_dump(), "dtype": dtype, "seed": seed,
@@ -124,6 +125,20 @@ def features(
         "controls": list(controls),
     }  # fmt: skip
     return _artifact(ctx, images, job, outcome, asked, pictures)
+
+
+def _warn_of_scaling(ctx: StepContext, backbone: VisionBackbone, images: PartImages) -> None:
+    """Scaling mixes pixels across the edges of masks, which then hold a little of what lies beside the part."""
+    from runner.nodes.leakage.loading import resized_sizes
+
+    geometry = backbone.geometry
+    sizes = resized_sizes(images, geometry) if images.about.get("exact_masks") else []
+    if sizes:
+        side = geometry.size if geometry.squash else geometry.short_side
+        ctx.warn(
+            f"{images.about['dataset']}: masks are exact at {sizes[0][0]} x {sizes[0][1]} pixels, but {backbone.name} scales "
+            f"pictures to {side}: pixels at the edges of parts are mixed with what lies beside them; make pictures of side {side}"
+        )
 
 
 def _recipe(

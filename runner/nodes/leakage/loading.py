@@ -19,6 +19,8 @@ from runner.nodes.leakage.regions import extended
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from runner.artifacts import PartImages
+    from runner.data.geometry import Geometry
     from runner.models.base import VisionBackbone
 
 Floats = NDArray[np.float32]
@@ -123,6 +125,15 @@ class Loader:
         found = [around.get(self.donors.get(row, -1)) for row in loaded.rows]
         pixels = np.stack([blank if each is None else each for each in found])
         return torch.from_numpy(pixels), torch.tensor([each is not None for each in found])
+
+
+def resized_sizes(images: PartImages, geometry: Geometry) -> list[tuple[int, int]]:
+    """Sizes (width, height) of masks, and so of pictures, that the backbone does not take pixel by pixel; sorted."""
+    held = images.masks.select(["width", "height"]).group_by(["width", "height"]).aggregate([]).to_pylist()
+    sizes = [(row["width"], row["height"]) for row in held if row["width"] is not None]
+    if geometry.squash:
+        return sorted(size for size in sizes if size != (geometry.size, geometry.size))
+    return sorted(size for size in sizes if min(size) != geometry.short_side)
 
 
 def resized(found: PartMasks, height: int, width: int) -> PartMasks:

@@ -11,10 +11,13 @@ import toy_parts
 from toy_parts import COUNT, PARTS, extracted, toy
 
 from runner.context import local_context
+from runner.data.geometry import Geometry
+from runner.data.parts.made_steps import planted
 from runner.data.parts.reading import PartReader
 from runner.errors import DataError, StepError
 from runner.nodes.leakage.feature_steps import PatchRule, TwoStageSpec
 from runner.nodes.leakage.features import single_stage, two_stage
+from runner.nodes.leakage.loading import resized_sizes
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +215,21 @@ def test_a_killed_extraction_goes_on_and_gives_the_same_bytes(tmp_path, made):
     assert [item for item, _ in ctx.failures] == ["n1"], "what a finished batch could not read is said again"
     whole = extracted(local_context(tmp_path / "whole"), images)
     assert files(after.vectors) == files(whole.vectors) and len(files(after.vectors)) == 12
+
+
+@pytest.mark.parametrize(("side", "told"), [(32, 0), (40, 1)])
+def test_exact_masks_that_get_scaled_are_warned_of_once(tmp_path, side, told):
+    ctx = local_context(tmp_path / "work")
+    images = planted(local_context(tmp_path / "images"), pictures=8, side=side, thumbnails=0)
+    extracted(ctx, images, controls=[], layers=[0], pictures=0)
+    said = [m["text"] for m in ctx.journal.messages if "masks are exact at" in m["text"]]
+    assert len(said) == told and all("40 x 40" in text and "side 32" in text for text in said)
+
+
+def test_sizes_that_a_backbone_scales(tmp_path):
+    images = toy(tmp_path)
+    assert resized_sizes(images, Geometry(32, 36)) == [] and resized_sizes(images, Geometry(32, 32)) == [(48, 36)]
+    assert resized_sizes(images, Geometry(36, 36, squash=True)) == [(48, 36)]
 
 
 @pytest.mark.parametrize(
