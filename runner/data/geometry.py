@@ -16,6 +16,9 @@ _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
 }
 
+_SUPPORT = {"bilinear": 1.0, "bicubic": 2.0, "nearest": 0.5}
+"""Half the width of a filter, in pixels of the coarser of the two grids."""
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -35,6 +38,34 @@ class Geometry:
         """A bool mask [H, W] of the picture as [size, size]."""
         drawn = Image.fromarray(np.asarray(mask, bool).astype(np.uint8) * 255)
         return np.asarray(self._cut(drawn, Image.Resampling.NEAREST)) > 127
+
+    def inner_mask(self, mask: NDArray[Any]) -> NDArray[np.bool_]:
+        """Pixels of the input made of nothing but pixels of the mask: bool [H, W] of the picture -> bool [size, size].
+
+        Scaling blends neighbours, so a pixel at the border of ``mask`` holds some of what lies outside. Here every source pixel in
+        reach of the filter is in the mask, with one more on each side. Lies within ``mask``; equal to it where nothing is scaled.
+        """
+        inside = np.asarray(mask, bool)
+        width, height, left, top = self._frame(inside.shape[1], inside.shape[0])
+        columns, rows = self._reach(inside.shape[1], width, left), self._reach(inside.shape[0], height, top)
+        outside = np.zeros((inside.shape[0] + 1, inside.shape[1] + 1), np.int64)
+        outside[1:, 1:] = (~inside).cumsum(0).cumsum(1)
+        (low, high), (first, last) = (rows[:, :1], rows[:, 1:]), columns.T
+        return np.asarray(outside[high, last] - outside[low, last] - outside[high, first] + outside[low, first] == 0)
+
+    def _reach(self, side: int, scaled: int, start: int) -> NDArray[np.int64]:
+        """First and last (exclusive) source pixel that each pixel of the input may read along one axis, int64 [size, 2]."""
+        own = np.arange(self.size) + start
+        if scaled == side:
+            return np.stack([own, own + 1], 1)
+        step = side / scaled
+        # As Pillow has it: the box in float32, and a filter that widens with the step when a picture is made smaller.
+        low = float(np.float32(start * step))
+        step = (float(np.float32(min(side, (start + self.size) * step))) - low) / self.size
+        centre = low + (np.arange(self.size) + 0.5) * step
+        reach = _SUPPORT[self.interpolation] * max(step, 1.0) + 1
+        found = np.stack([np.floor(centre - reach), np.ceil(centre + reach)], 1).astype(np.int64)
+        return found.clip(0, side)
 
     def points(self, points: NDArray[Any], width: int, height: int) -> NDArray[np.float32]:
         """Points (x, y) [n, 2] in pixels of a ``width`` x ``height`` picture -> pixels of the input; NaN outside the cut."""

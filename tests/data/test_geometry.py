@@ -73,3 +73,36 @@ def test_squash_keeps_everything_and_a_cut_keeps_the_middle():
     corners = np.array([[0.0, 0.0], [79.0, 39.0], [40.0, 20.0]])
     assert np.isnan(Geometry(40, 40).points(corners, 80, 40)).tolist() == [[True, True], [True, True], [False, False]]
     assert Geometry(40, 40, squash=True).points(corners, 80, 40).tolist() == [[0, 0], [39.5, 39], [20, 20]]
+
+
+@given(
+    SIDES, SIDES, st.sampled_from([(24, 24), (24, 32)]), st.sampled_from(["bicubic", "bilinear", "nearest"]), st.booleans(), st.data()
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_inner_pixels_are_made_of_the_mask_alone(width, height, sides, interpolation, squash, data):
+    geometry = Geometry(*sides, interpolation, squash)
+    generator = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    mask = np.ones((height, width), bool)
+    for _ in range(data.draw(st.integers(0, 3))):
+        mask[generator.integers(height) :, generator.integers(width) :] ^= True
+    first, other = generator.integers(0, 256, (2, height, width, 3), np.uint8)
+    changed = np.where(mask[..., None], first, other)
+    before, after = (np.asarray(geometry.picture(Image.fromarray(each))) for each in (first, changed))
+    inner = geometry.inner_mask(mask)
+    assert (before[inner] == after[inner]).all()
+    assert not (inner & ~geometry.mask(mask)).any()
+    assert inner.all() == mask.all() or geometry.mask(mask).all()  # what lies outside the cut does not count
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (24, 60), (60, 24)])
+def test_where_nothing_is_scaled_all_pixels_of_a_mask_are_inner(shape):
+    mask = np.random.default_rng(1).random(shape) < 0.5
+    geometry = Geometry(24, 24)
+    assert np.array_equal(geometry.inner_mask(mask), geometry.mask(mask))
+
+
+def test_inner_masks_lose_the_reach_of_the_filter_and_a_pixel():
+    mask = np.zeros((96, 96), bool)
+    mask[:, :48] = True
+    lost = {how: 12 - Geometry(24, 24, how).inner_mask(mask)[0].sum() for how in ("bilinear", "bicubic")}
+    assert lost == {"bilinear": 1, "bicubic": 2}  # filters reach 4 and 8 source pixels, a pixel of the input is 4 wide
