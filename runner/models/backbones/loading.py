@@ -19,7 +19,7 @@ from runner.models.backbones.huggingface import LAYOUTS, huggingface_backbone
 from runner.models.backbones.open_clip import OPENAI_MEAN, OPENAI_STD, clip_tower
 from runner.models.backbones.timm_vit import HALF, PLANTED, planted_vit, timm_backbone
 from runner.models.backbones.transformer import About, Precision
-from runner.models.backbones.weights import seeded
+from runner.models.backbones.weights import open_layer_scales, seeded
 from runner.models.base import VisionBackbone
 from runner.models.classifier.sniff import read_json
 from runner.models.classifier.weights import fill, read_safetensors
@@ -62,14 +62,17 @@ def load_timm(
         )
     with seeded(seed):
         network: Any = _made(name)
-    if not random_init:
+    if random_init:
+        opened = open_layer_scales(network)
+    else:
         _fill_timm(network, name, checkpoint)
     settings = network.pretrained_cfg
     side = image_size or settings["input_size"][-1]
     _resize(network, name, side)
     small, notes = (False, ()) if checkpoint is None else _told(checkpoint)
+    notes += _untrained(seed, opened) if random_init else ()
     about = About(
-        name=f"{name}{'' if checkpoint is None else f'/{checkpoint.name}'}{f'/random {seed}' if random_init else ''}",
+        name=f"{name}{'' if checkpoint is None else f'/{checkpoint.name}'}{f'/untrained {seed}' if random_init else ''}",
         family=RANDOM if random_init else lineage(name),
         geometry=_geometry(side, settings["interpolation"]),
         mean=tuple(settings["mean"]),
@@ -81,6 +84,12 @@ def load_timm(
         notes=notes,
     )
     return (ConvolutionalBackbone if type(network).__name__ in KINDS else timm_backbone)(network, about)
+
+
+def _untrained(seed: int, opened: int) -> tuple[str, ...]:
+    """What is said of a network that was never trained."""
+    scales = f", each of its {opened} layer scales set to 1 (ours: it mixes no tokens otherwise)" if opened else ""
+    return (f"untrained: weights as the library draws them with seed {seed}{scales}",)
 
 
 def _geometry(side: int, interpolation: str) -> Geometry:
@@ -208,12 +217,13 @@ def load_huggingface(
     kind, config = _vision_config(root)
     shown = name or root.name
     network: Any = _network(root, kind, config, shown, seed if random_init else None)
+    notes = _untrained(seed, open_layer_scales(network)) if random_init else ()
     projection = getattr(network, "visual_projection", None)
     inner = network.vision_model if hasattr(network, "vision_model") else network
     settings = _preprocessing(root, kind)
     side = image_size or _int(config.image_size)
     about = About(
-        name=f"{shown}{f'/random {seed}' if random_init else ''}",
+        name=f"{shown}{f'/untrained {seed}' if random_init else ''}",
         family=RANDOM if random_init else _lineage_of(kind, shown),
         geometry=_geometry(side, settings[2]),
         mean=settings[0],
@@ -221,6 +231,7 @@ def load_huggingface(
         device=device,
         precision=precision,
         random_init=random_init,
+        notes=notes,
     )
     return huggingface_backbone(inner, about, projection)
 

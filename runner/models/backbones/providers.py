@@ -23,15 +23,16 @@ class _Backbone(ModelConfig):
         default=None, ge=8, le=LARGEST_SIDE, description="side of the input in pixels; none = the checkpoint's own"
     )
     random_init: bool = Field(
-        default=False, description="the published architecture with untrained weights (a control)"
+        default=False, description="the published architecture with untrained weights and layer scales of 1 (a control)"
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="of untrained weights")
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="attention stays in float32")
     device: str | None = Field(default=None, description="cpu, cuda, mps; none = the run's")
 
     def identity(self) -> dict[str, Any]:
-        """Everything but the device."""
-        return self.model_dump(mode="python", exclude={"device"})
+        """Everything but the device; untrained networks as they are made now, with open layer scales."""
+        untrained = {"layer_scales": 1} if self.random_init else {}
+        return self.model_dump(mode="python", exclude={"device"}) | untrained
 
 
 @provider("timm")

@@ -76,7 +76,8 @@ class TokenBackbone(OpenBackbone):
 
     A family gives ``embed``, ``norm`` and ``_layer``. Masks and gates are not handed to the library's blocks, whose
     conventions differ: the one call of the fused attention is intercepted instead. In half precision every attention
-    is computed in float32 (the softmax above all). Constructing checks that every block can be intercepted.
+    is computed in float32 (the softmax above all). Constructing checks that every block can be intercepted, and that
+    the embedding of a patch reads that patch alone: where it does not (convolutional stems), no vector is a part's own.
     """
 
     kind_of_layers = "tokens"
@@ -94,6 +95,7 @@ class TokenBackbone(OpenBackbone):
         self.depth, self.prefix_tokens = depth, prefix_tokens
         self.patch_sizes, self.widths = (patch_size,) * (depth + 1), (width,) * (depth + 1)
         self._check_blocks()
+        self._check_embedding()
 
     @property
     def patches(self) -> int:
@@ -154,3 +156,23 @@ class TokenBackbone(OpenBackbone):
             allowed = torch.ones(1, length, length, dtype=torch.bool, device=self.device)
             for number in range(1, self.depth + 1):
                 self.block(number, tokens, positions=positions, allowed=allowed)
+
+    def _check_embedding(self) -> None:
+        """Raise ``ModelRefused`` unless the embedding is one projection of patches that do not overlap.
+
+        Two pictures that share nothing but a patch in the middle: its token and the prefix must be equal, bit for bit.
+        """
+        side, size = self.image_size, self.patch_sizes[0]
+        across = side // size
+        middle = across // 2 * (across + 1)
+        first, other = torch.rand(2, 1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        own = slice(across // 2 * size, across // 2 * size + size)
+        other[..., own, own] = first[..., own, own]
+        with torch.no_grad():  # one by one, so that both are computed alike
+            before, after = (self.embed(each)[0] for each in (first, other))
+        kept = [*range(self.prefix_tokens), self.prefix_tokens + middle]
+        if len(before) != self.prefix_tokens + self.patches or not torch.equal(before[kept], after[kept]):
+            raise ModelRefused(
+                f"{self.name}: it has no token that reads the pixels of one patch alone before block 1, so none is of a part alone",
+                hint="Take a backbone that embeds patches by one projection without overlap (no hybrid, no convolutional stem).",
+            )

@@ -12,6 +12,8 @@ from torch import nn
 
 _drawing = threading.Lock()
 _LAYER_SCALES = ("ls", "gamma", "lambda", "layer_scale")
+_SCALE_LEAVES = ("gamma", "gamma_1", "gamma_2", "lambda1")
+"""Last names of layer scales in timm (ViT and ConvNeXt, EVA) and in transformers."""
 
 
 def weights_digest(network: nn.Module) -> str:
@@ -21,6 +23,19 @@ def weights_digest(network: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def open_layer_scales(network: nn.Module) -> int:
+    """Set every layer scale to 1 (in place); how many there were.
+
+    A layer scale begins at 1e-5 or so to make training stable. In a network that is never trained it leaves each block close to
+    the identity, and a control that mixes no tokens controls nothing. Opening it is a definition of this project.
+    """
+    found = [p for name, p in network.named_parameters() if name.rpartition(".")[2] in _SCALE_LEAVES and p.ndim == 1]
+    with torch.no_grad():
+        for parameter in found:
+            parameter.fill_(1.0)
+    return len(found)
 
 
 @contextmanager

@@ -10,9 +10,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
-from tiny_backbones import configuration, drawn, layers, model, pixels
+from tiny_backbones import about, configuration, drawn, layers, model, pixels
 
 from runner.errors import AssetError, ModelRefused
+from runner.models.backbones.huggingface import huggingface_backbone
 from runner.models.backbones.loading import lineage, load_huggingface, load_timm
 from runner.models.backbones.providers import Timm, VisionHuggingFace
 from runner.models.backbones.timm_vit import planted_vit
@@ -278,3 +279,72 @@ def test_one_source_of_a_transformers_model() -> None:
     for config in ({}, {"name": "a/b", "path": "."}):
         with pytest.raises(ValidationError, match="give path"):
             VisionHuggingFace.model_validate(config | {"provider": "vision_huggingface"}, context={"base": Path()})
+
+
+# --- untrained, and what is refused ----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def moved(backbone: Any) -> float:
+    """How far a quadrant's single-stage vector turns when all other pixels change: 1 - cosine, the least of four pictures."""
+    from runner.nodes.leakage.dependence import cosine_distance
+    from runner.nodes.leakage.features import single_stage
+
+    side = backbone.image_size
+    masks = torch.zeros(4, 1, side, side, dtype=torch.bool)
+    half = side // 2 // backbone.patch_sizes[0] * backbone.patch_sizes[0]
+    masks[..., :half, :half] = True
+    first, other = pixels(4, side, 0), pixels(4, side, 1)
+    vectors = (single_stage(backbone, each, masks) for each in (first, torch.where(masks, first, other)))
+    return float(cosine_distance(*vectors).min())
+
+
+def test_an_untrained_network_mixes_its_patches(tmp_path: Path) -> None:
+    from transformers import Dinov2Config
+
+    config = Dinov2Config(hidden_size=192, num_hidden_layers=8, num_attention_heads=3, patch_size=8, image_size=32)
+    config.save_pretrained(tmp_path)
+    for backbone in (
+        load_timm("vit_small_patch14_dinov2", random_init=True, image_size=56),
+        load_huggingface(tmp_path, random_init=True),
+    ):
+        assert moved(backbone) > 1e-3, backbone.name
+        assert backbone.name.endswith("/untrained 0")
+        scales = 2 * backbone.depth
+        assert len(backbone.notes) == 1 and f"each of its {scales} layer scales set to 1 (ours" in backbone.notes[0]
+
+
+def test_layer_scales_are_found_in_every_library() -> None:
+    import timm
+
+    from runner.models.backbones.weights import open_layer_scales
+
+    assert open_layer_scales(model("dinov3")) == 6
+    assert open_layer_scales(timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))) == 4
+    eva: Any = timm.models.eva.Eva(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, init_values=1e-5)
+    before = {name: each.clone() for name, each in eva.named_parameters()}
+    assert open_layer_scales(eva) == 4
+    changed = {name for name, each in eva.named_parameters() if not torch.equal(each, before[name])}
+    assert changed == {f"blocks.{b}.gamma_{i}" for b in (0, 1) for i in (1, 2)}
+    plain = load_timm("test_vit", random_init=True)
+    assert plain.notes == ("untrained: weights as the library draws them with seed 0",)
+
+
+def test_untrained_networks_of_old_and_now_are_told_apart() -> None:
+    trained, untrained = (Timm(provider="timm", name=SMALL, random_init=each).identity() for each in (False, True))
+    assert "layer_scales" not in trained and untrained["layer_scales"] == 1
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_r_s16_p8_224", "vitamin_small_224"])
+def test_networks_with_a_convolutional_stem_are_refused(name: str) -> None:
+    with pytest.raises(ModelRefused, match="no token that reads the pixels of one patch alone before block 1"):
+        load_timm(name, random_init=True)
+
+
+def test_an_overlapping_projection_is_refused() -> None:
+    from torch import nn
+
+    network: Any = model("vit")
+    network.embeddings.patch_embeddings.projection = nn.Conv2d(3, 32, 10, stride=8, padding=1)
+    with pytest.raises(ModelRefused, match="no token that reads the pixels of one patch alone"):
+        huggingface_backbone(network, about("overlapping"))
