@@ -36,6 +36,7 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
         ("keypoint_x", pa.float32()), ("keypoint_y", pa.float32()), ("visible", pa.bool_()),
 ]  # fmt: skip
 MASK_SCHEMA = pa.schema(_COLUMNS)
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class MaskRow(NamedTuple):
@@ -195,7 +196,7 @@ def _point(keypoint: tuple[float, float] | None, where: str) -> tuple[float | No
     if keypoint is None:
         return None, None
     x, y = (float(number) for number in keypoint)
-    if not max(abs(x), abs(y)) <= np.finfo(np.float32).max:  # NaN is not either
+    if not all(abs(number) <= _LARGEST for number in (x, y)):  # NaN is not either
         raise DataError(f"{where}: its keypoint ({x}, {y}) is no point")
     return x, y
 

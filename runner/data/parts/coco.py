@@ -123,15 +123,14 @@ def fill(points: NDArray[np.float64], height: int, width: int, where: str = "pol
 
 
 def _from_runs(segmentation: Mapping[str, Any], height: int, width: int, where: str) -> Mask:
-    if segmentation.get("size") != [height, width]:
-        raise DataError(
-            f"{where}: its mask has the size {quoted(segmentation.get('size'))}, the picture [{height}, {width}]"
-        )
+    size = segmentation.get("size")
+    if size != [height, width] or bool in map(type, size):
+        raise DataError(f"{where}: its mask has the size {quoted(size)}, the picture [{height}, {width}]")
     counts = segmentation.get("counts")
     runs: list[int] = (
         decompress(counts, where) if isinstance(counts, str) else counts if isinstance(counts, list) else []
     )
-    sound = len(runs) <= height * width + 1 and all(isinstance(run, int) and 0 <= run <= height * width for run in runs)
+    sound = len(runs) <= height * width + 1 and all(type(run) is int and 0 <= run <= height * width for run in runs)
     if not sound or sum(runs) != height * width:
         raise DataError(f"{where}: its run lengths do not fill {height} x {width} pixels")
     flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)

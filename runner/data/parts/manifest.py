@@ -30,9 +30,12 @@ from runner.errors import DataError
 
 _BITS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "False": 0, "True": 1}
 
+_NO_ROW = "Delete the file where pictures have no attributes."
+_NAME = "one line of at most 1000 characters"
+
 
 class Columns(NamedTuple):
-    """A table of texts, empty where a cell is; ``first``: the line of its first row."""
+    """A table of texts, empty where a cell is; ``first``: the number of its first row, in csv its line."""
 
     path: Path
     first: int
@@ -40,7 +43,7 @@ class Columns(NamedTuple):
 
     def line(self, row: int) -> str:
         """Where a row stands."""
-        return f"{self.path}, line {row + self.first}"
+        return f"{self.path}, {'line' if self.path.suffix == '.csv' else 'row'} {row + self.first}"
 
 
 def read_manifest(spec: ManifestParts) -> FoundParts:
@@ -78,10 +81,13 @@ def _table(root: Path, stem: str, required: tuple[str, ...], optional: tuple[str
         )
     wanted = [name for name in (*required, *optional) if name in table.column_names]
     columns = {name: [text.strip() for text in _texts(path, table, name)] for name in wanted}
+    read = Columns(path, 2 if path.suffix == ".csv" else 1, columns)
     for name in required:
+        if not columns[name]:
+            raise DataError(f"{path}: no row", hint=_NO_ROW if stem == "attributes" else None)
         if "" in columns[name]:
-            raise DataError(f"{path}, line {columns[name].index('') + 2}: {name} is empty")
-    return Columns(path, 2 if path.suffix == ".csv" else 1, columns)
+            raise DataError(f"{read.line(columns[name].index(''))}: {name} is empty")
+    return read
 
 
 def _texts(path: Path, table: pa.Table, name: str) -> list[str]:
@@ -122,13 +128,13 @@ def _pictures(images: Columns, what: str) -> list[dict[str, Any]]:
 def _by_id(images: Columns) -> dict[str, int]:
     """Rows of the table of images by picture. Raises ``DataError`` where one stands twice or in no split."""
     rows: dict[str, int] = {}
+    targets = images.columns.get("target", [""] * len(images.columns["split"]))
     for row, (name, split) in enumerate(zip(images.columns["image_id"], images.columns["split"], strict=True)):
         if split not in SPLITS:
             raise DataError(f"{images.line(row)}: the split {quoted(split)} is none of {', '.join(SPLITS)}")
-        if not name.isprintable() or len(name) > 1000:
-            raise DataError(
-                f"{images.line(row)}: {quoted(name)} cannot name a picture: one line of at most 1000 characters"
-            )
+        for what, text in (("picture", name), ("target", targets[row])):
+            if not text.isprintable() or len(text) > 1000:
+                raise DataError(f"{images.line(row)}: {quoted(text)} cannot name a {what}: {_NAME}")
         if rows.setdefault(name, row) != row:
             first = images.columns["split"][rows[name]]
             raise DataError(f"{images.line(row)}: {quoted(name)} stands twice, in {first} and {split}")
@@ -218,8 +224,8 @@ def _part(spec: ManifestParts, root: Path, table: Columns, row: int, size: tuple
             f"{where}: the mask is {mask.shape} (height, width), its picture {size}",
             hint="Write mask_resize: nearest if it shows the same cut at another size.",
         )
-    point = _point(cell, where)
     shown = _shown(cell.get("visible"), where)
+    point = _point(cell, where, size if shown is not False else None)
     if mask is None and point is None and shown is not False:
         raise DataError(f"{where}: a visible part has a mask_path, an rle or a keypoint")
     return Drawn(cell["part"], mask, point, shown)
@@ -233,7 +239,8 @@ def _shown(text: str | None, where: str) -> bool | None:
     return bool(_BITS[text])
 
 
-def _point(cell: dict[str, str], where: str) -> tuple[float, float] | None:
+def _point(cell: dict[str, str], where: str, size: tuple[int, int] | None) -> tuple[float, float] | None:
+    """The keypoint, which a visible part has within its picture of ``size`` (height, width), borders included."""
     given = [cell[name] for name in ("keypoint_x", "keypoint_y") if name in cell]
     if not given:
         return None
@@ -241,6 +248,11 @@ def _point(cell: dict[str, str], where: str) -> tuple[float, float] | None:
         x, y = map(float, given)
     except ValueError:
         raise DataError(f"{where}: a keypoint is two numbers, not {some(given)}") from None
+    if size is not None and not (0 <= x <= size[1] and 0 <= y <= size[0]):
+        raise DataError(
+            f"{where}: the keypoint ({x:g}, {y:g}) lies outside its picture of {size[1]} x {size[0]} pixels",
+            hint="Keypoints are x and y in pixels. Where a part cannot be seen, write visible 0.",
+        )
     return x, y
 
 
@@ -252,7 +264,7 @@ def _runs(text: str, where: str) -> NDArray[np.bool_]:
         read = None
     match read:
         case {"size": [int(height), int(width)], "counts": str() | list()} if (
-            0 < height * width <= 50_000_000 and height > 0
+            0 < height * width <= 50_000_000 and height > 0 and bool not in (type(height), type(width))
         ):
             return coco.decode(read, height, width, where)
     raise DataError(f'{where}: rle is JSON like {{"size": [height, width], "counts": ...}}, not {quoted(text)}')

@@ -166,6 +166,10 @@ def test_masks_hold_two_values_only(values: np.ndarray) -> None:
         ("a: &x [head]\nb: *x\n", "line 2: no YAML: aliases are not read"),
         ("a: !!python/object:os.system {}\n", "line 1: no YAML"),
         ("a: [\n", "no YAML"),
+        ("a: head\n? [b, c]\n: tail\n", "line 2: no YAML: a key is a text"),
+        ("a: head\n? {b: c}\n: tail\n", "line 2: no YAML: a key is a text"),
+        ("a: head\nb: yes\n", r"line 2: the owner of 'b' (.|\n)*quotes"),
+        ("a: head\n\nb:\n", "line 3: the owner of 'b'"),
     ],
 )
 def test_owners_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
@@ -175,9 +179,35 @@ def test_owners_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> 
         read_owners(path)
 
 
+def test_keypoints_outside_are_warned_of(plain: dict[str, Any]) -> None:
+    heard: list[tuple[str, str]] = []
+    here = {"masks": [
+        MaskRow(0, "head", _square(0, 0), keypoint=(8, 6)), MaskRow(0, "tail", keypoint=(8.5, 1)), MaskRow(1, 0, keypoint=(99, 1)),
+        MaskRow(1, 1, keypoint=(1, -1)), MaskRow(2, "tail", keypoint=(-1, -1), visible=False),
+    ]}  # fmt: skip
+    _made(plain, **here, warn=lambda text, item: heard.append((text, item)))
+    _made(plain, **here, mask_resize="nearest", warn=lambda text, item: heard.append((text, item)))
+    assert [text.split(":")[0] for text, _ in heard] == [
+        "2 keypoints lie outside the picture, first in c",
+        "1 keypoint lies outside the picture, first in a",
+    ]
+
+
+@pytest.mark.parametrize("point", [(1e39, 0), (0, -1e300), (0, float("nan")), (0, float("inf"))])
+def test_keypoints_are_numbers_of_single_precision(plain: dict[str, Any], point: tuple[float, float]) -> None:
+    with pytest.raises(DataError, match=r"c, part 'head': its keypoint .* is no point"):
+        _made(plain, masks=[MaskRow(0, "head", keypoint=point)])
+
+
 def test_owners_are_read(tmp_path: Path) -> None:
     path = tmp_path / "owners.yaml"
     path.write_text("# mine\nred head: head\nstripes: [head, tail]\nsize: global\n5_o_Clock: tail\n")
     assert read_owners(path) == {
         "red head": "head", "stripes": ["head", "tail"], "size": "global", "5_o_Clock": "tail",
     }  # fmt: skip
+
+
+def test_keys_are_texts_as_they_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "owners.yaml"
+    path.write_text("yes: head\nnull: head\n007: head\n2020-13-01: head\n1.50: head\n<<: head\n")
+    assert {*read_owners(path)} == {"yes", "null", "007", "2020-13-01", "1.50", "<<"}

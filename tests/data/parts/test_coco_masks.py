@@ -88,6 +88,7 @@ def test_a_rectangle_fills_its_pixels() -> None:
         ([3], "a list of numbers"),
         ({"size": [3, 3], "counts": [12]}, r"size \[3, 3\]"),
         ({"size": [3, 4], "counts": [11]}, "do not fill"),
+        ({"size": [3, 4], "counts": [11, True]}, "do not fill"),
         ({"size": [3, 4], "counts": [13, -1]}, "do not fill"),
         ({"size": [3, 4], "counts": [0] * 14}, "do not fill"),
         ({"size": [3, 4], "counts": None}, "do not fill"),
@@ -124,3 +125,8 @@ def test_boxes_are_clipped_to_whole_pixels(values: list[float]) -> None:
     left, top, right, bottom = coco.pixels_of((x, y, w, h), 12, 17)
     assert 0 <= left <= right <= 17 and 0 <= top <= bottom <= 12
     assert left <= max(x, 0) and right >= min(x + w, 17)
+
+
+def test_true_is_no_side_of_a_mask() -> None:
+    with pytest.raises(DataError, match=r"size \[True, 4\]"):
+        coco.decode({"size": [True, 4], "counts": [4]}, 1, 4, "here")

@@ -89,9 +89,9 @@ TWO = "a,pictures/a.png,train\nb,pictures/b.png,test\n"
         ({"attributes.csv": ATTRIBUTES + "a,red,maybe\n"}, "line 2: value is 'maybe'"),
         ({"attributes.csv": "image_id,attribute\n"}, "no single column 'value'"),
         ({"attributes.csv": ATTRIBUTES + "a,red,1\nb,re\u0007d,1\n"}, "cannot name an attribute"),
-        ({"owners.yaml": "red: head\n"}, "1 attributes have no owner: 'big'"),
-        ({"owners.yaml": "red: head\nbig: global\nhuge: head\n"}, "do not exist: 'huge'"),
-        ({"owners.yaml": "red: hoof\nbig: global\n"}, "part that does not exist: 'hoof'"),
+        ({"owners.yaml": "red: head\n"}, "owners.yaml: 1 attribute has no owner: 'big'"),
+        ({"owners.yaml": "red: head\nbig: global\nhuge: head\n"}, "owners.yaml, line 3: owners name attributes that do not exist: 'huge'"),
+        ({"owners.yaml": "red: hoof\nbig: global\n"}, "owners.yaml, line 1: .* part that does not exist: 'hoof'"),
         ({"images.csv": IMAGES + TWO + "a,pictures/c.png,test\n"}, "line 4: 'a' stands twice, in train and test"),
         ({"images.csv": IMAGES + TWO + "c,pictures/a.png,test\n"}, "a.png' in train and test"),
         ({"images.csv": IMAGES + "a,pictures/a.png,train\nb,pictures/b.png,dev\nc,pictures/c.png,test\n"}, "line 3: the split 'dev'"),
@@ -101,13 +101,23 @@ TWO = "a,pictures/a.png,train\nb,pictures/b.png,test\n"
         ({"images.csv": "image_id,path,split,width\na,pictures/a.png,train,9\nb,pictures/b.png,test,\nc,pictures/c.png,test,\n"}, "line 2: width is '9', the picture's is 8"),
         ({"images.csv": IMAGES + "a,pictures/a.png,train\nb,pictures/b.png,train\nc,pictures/c.png,train\n"}, "no picture in test"),
         ({"images.csv": IMAGES + TWO + '"c\nd",pictures/c.png,test\n'}, "line 4: .* cannot name a picture"),
+        ({"images.csv": "image_id,path,split,target\na,pictures/a.png,train,cat\nb,pictures/b.png,test,\"d\no\"\n"}, "line 3: .* cannot name a target"),
+        ({"images.csv": IMAGES}, "images.csv: no row"),
+        ({"parts.csv": PARTS}, "parts.csv: no row"),
+        ({"attributes.csv": ATTRIBUTES}, "attributes.csv: no row.*Delete the file"),
         ({"images.csv": ""}, "images.csv cannot be read"),
         ({"parts.csv": PARTS + "z,head,,,1,1,\n"}, "parts.csv, line 2: there is no picture 'z'"),
         ({"parts.csv": PARTS + "a,head,,,1,1,\na,head,,,1,1,\nb,tail,,,1,1,\n"}, "this part has two masks"),
         ({"parts.csv": PARTS + "a,head,,,1,1,\nb,tail,,,x,1,\n"}, "line 3: a keypoint is two numbers"),
         ({"parts.csv": PARTS + "a,head,,,1,1,\nb,tail,,,1,,\n"}, "line 3: a keypoint is two numbers"),
+        ({"parts.csv": PARTS + "a,head,,,8,6,\nb,tail,,,8.5,1,\n"}, r"line 3: the keypoint \(8.5, 1\) lies outside its picture of 8 x 6"),
+        ({"parts.csv": PARTS + "a,head,,,1,-1,\nb,tail,,,1,1,\n"}, "line 2: the keypoint .* outside"),
+        ({"parts.csv": PARTS + "a,head,,,nan,1,\nb,tail,,,1,1,\n"}, "line 2: the keypoint .* outside"),
+        ({"parts.csv": PARTS + "a,head,,,1e300,1,0\nb,tail,,,1,1,\n"}, "no point"),
         ({"parts.csv": PARTS + "a,head,,,1,1,\nb,tail,,,,,\n"}, "line 3: a visible part has"),
         ({"parts.csv": PARTS + "a,head,,,1,1,\nb,tail,,{},,,\n"}, "line 3: rle is JSON"),
+        ({"parts.csv": PARTS + 'a,head,,,1,1,\nb,tail,,"{""size"":[true,8],""counts"":[8]}",,,\n'}, "line 3: rle is JSON"),
+        ({"parts.csv": PARTS + 'a,head,,,1,1,\nb,tail,,"{""size"":[6,8],""counts"":[47,true]}",,,\n'}, "line 3: its run lengths do not fill"),
         ({"parts.csv": PARTS + "a,head,,,1,1,\nb,tail,,,1,1,perhaps\n"}, "line 3: visible is 'perhaps'"),
         ({"parts.csv": PARTS + "a,head,,,1,1,\nb,tail,masks/no.png,,,,\n"}, "line 3: there is no file 'masks/no.png'"),
         ({"parts.csv": PARTS + "a,head,pictures/a.png,,1,1,\nb,tail,,,1,1,\n"}, "a mask is grey"),
@@ -145,3 +155,18 @@ def test_one_table_a_kind(tmp_path: Path) -> None:
     (root / "parts.csv").unlink()
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         _load(root)
+
+
+def test_rows_of_parquet_are_counted_from_one(tmp_path: Path) -> None:
+    root = manifest(tmp_path)
+    (root / "images.csv").unlink()
+    columns = {"path": ["pictures/a.png", "pictures/b.png"], "split": ["train", "test"]}
+    for ids, message in ((["a", None], "row 2: image_id is empty"), (["a", "a"], "row 2: 'a' stands twice")):
+        pq.write_table(pa.table({"image_id": ids, **columns}), root / "images.parquet")
+        with pytest.raises(DataError, match=f"images.parquet, {message}"):
+            _load(root)
+
+
+def test_a_point_of_a_hidden_part_may_lie_anywhere(tmp_path: Path) -> None:
+    images = _load(manifest(tmp_path, **{"parts.csv": PARTS + "a,head,,,-1,-1,0\nb,tail,,,1,1,\n"}))
+    assert images.masks["visible"].to_pylist() == [False, True]
