@@ -248,8 +248,16 @@ def _lines(path: Path) -> list[str]:
 # --- are the pictures there -------------------------------------------------------------------------------------------
 
 
-def check_files(name: str, root: Path, pictures: list[Picture], *, origin: str) -> None:
-    """Raise ``DataError`` where pictures are missing or lead out of ``root``. Reads folders, not pictures."""
+_LINKS = "Links must stay below the root; point `root:` at the folder that really holds the pictures."
+
+
+def check_files(
+    name: str, root: Path, pictures: list[Picture], *, origin: str = "", links: str = _LINKS, absent: str | None = None
+) -> None:
+    """Raise ``DataError`` where pictures are missing or lead out of ``root``. Reads folders, not pictures.
+
+    ``links`` and ``absent`` are the hints, for steps without the options ``root`` and ``check_files``.
+    """
     real = os.path.realpath(root)
     missing: list[str] = []
     outside: list[str] = []
@@ -262,12 +270,12 @@ def check_files(name: str, root: Path, pictures: list[Picture], *, origin: str) 
     if outside:
         raise DataError(
             f"{name}: {len(outside)} pictures lead out of {root}: {some(outside)}",
-            hint="Links must stay below the root; point `root:` at the folder that really holds the pictures.",
+            hint=links,
         )
     if missing:
         raise DataError(
             f"{name}: {len(missing)} of {len(pictures)} pictures that the split names are missing: {some(missing)}",
-            hint=f"Pictures come from {origin}. With `check_files: false` the split is taken as it is.",
+            hint=absent or f"Pictures come from {origin}. With `check_files: false` the split is taken as it is.",
         )
 
 

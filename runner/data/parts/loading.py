@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from runner.artifacts import PartImages
 from runner.context import StepContext, item_key
-from runner.data.datasets.content import Picture, share
+from runner.data.datasets.content import Picture, share, some
 from runner.data.datasets.layouts import check_files
 from runner.data.datasets.sampling import Counts
 from runner.data.datasets.specs import SPLITS, Split, count_of
@@ -28,12 +29,15 @@ from runner.data.parts.manifest import read_manifest
 from runner.data.parts.paco import read_paco
 from runner.data.parts.partimagenet import read_partimagenet
 from runner.data.parts.specs import AnyParts, CelebaMaskParts, CubParts, PacoParts, PartImageNetParts
+from runner.data.parts.twins import same_bytes
 from runner.data.sampling import sampled
 
 CHUNK = 128
 """Pictures whose masks are saved together: what a kill loses, and what stands in memory."""
 
 _DROPPED = b"dropped"
+_LINKS = "Links must stay below the folder of the dataset: put the pictures there, or name the folder that really holds them."
+_ABSENT = "Complete the copy of the dataset, or take these pictures out of its tables."
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ def load(ctx: StepContext, spec: AnyParts, options: Options) -> PartImages:
     )  # fmt: skip
     if found.cut is None:
         listed = [Picture(p["split"], p["sample_id"], "", p["uri"], 0) for p in pictures]
-        check_files(spec.title, found.root, listed, origin="its makers")
+        check_files(spec.title, found.root, listed, links=_LINKS, absent=_ABSENT)
+        _warn_of_twins(ctx, spec.title, found.root, pictures)
     masks, kept = _masks(ctx, found, taken, [p["sample_id"] for p in pictures], spec.model_dump_json())
     held = [{**pictures[place], "source_id": spec.title} for place in kept]
     rows = np.array(taken, np.int64)[kept]
@@ -87,6 +92,15 @@ def _read(ctx: StepContext, spec: AnyParts, seed: int) -> FoundParts:
     if isinstance(spec, PartImageNetParts):
         return read_partimagenet(spec)
     return read_manifest(spec)
+
+
+def _warn_of_twins(ctx: StepContext, name: str, root: Path, pictures: Sequence[Mapping[str, Any]]) -> None:
+    """Warn of test pictures that are also training pictures, byte by byte."""
+    train, test = ([root / p["uri"] for p in pictures if p["split"] == split] for split in ("train", "test"))
+    twins = same_bytes(train, test)
+    if twins:
+        text = f"{len(twins)} of {len(test)} test pictures have the bytes of a training picture"
+        ctx.warn(f"{text}: {some([path.relative_to(root).as_posix() for path in twins])}", item=name)
 
 
 def _needed(found: FoundParts, options: Options) -> list[Split]:

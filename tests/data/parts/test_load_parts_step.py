@@ -19,6 +19,7 @@ from runner.data.parts import loading
 from runner.data.parts.loading import Options, load
 from runner.data.parts.reading import PartReader
 from runner.data.parts.specs import CubParts, ManifestParts, PartDatasetSpec
+from runner.data.parts.twins import same_bytes
 from runner.errors import DataError, Interrupted
 
 
@@ -110,9 +111,48 @@ def test_a_picture_that_cannot_be_read_is_given_up_alone(tmp_path: Path) -> None
 def test_pictures_that_are_missing_are_named_before_any_mask(tmp_path: Path) -> None:
     spec = _many(tmp_path / "set")
     (tmp_path / "set/7.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 40 pictures .* missing: '7.png'"):
+    with pytest.raises(DataError, match=r"1 of 40 pictures .* missing: '7.png'\s+Complete the copy"):
         load(local_context(tmp_path / "a"), spec, Options(thumbnails=0))
     assert not list((tmp_path / "a/scratch").iterdir())
+
+
+def test_pictures_stay_below_the_folder_that_the_spec_names(tmp_path: Path) -> None:
+    spec = _many(tmp_path / "set")
+    (tmp_path / "set/7.png").rename(tmp_path / "7.png")
+    (tmp_path / "set/7.png").symlink_to(tmp_path / "7.png")
+    with pytest.raises(DataError, match=r"lead out of .*\s+Links must stay below the folder of the dataset"):
+        load(local_context(tmp_path / "a"), spec, Options(thumbnails=0))
+
+
+def test_test_pictures_that_are_training_pictures_are_counted(tmp_path: Path) -> None:
+    spec = manifest(tmp_path / "set")
+    context = local_context(tmp_path / "a")
+    load(context, ManifestParts(manifest=str(spec)), Options(thumbnails=0))
+    assert not context.journal.messages
+    (spec / "pictures/b.png").write_bytes((spec / "pictures/c.png").read_bytes())
+    load(context, ManifestParts(manifest=str(spec)), Options(thumbnails=0))
+    (message,) = context.journal.messages
+    assert (message["item"], message["text"]) == (
+        "manifest",
+        "1 of 1 test pictures have the bytes of a training picture: 'pictures/b.png'",
+    )
+
+
+def test_twins_are_files_with_the_same_bytes(tmp_path: Path) -> None:
+    content = {
+        "a": b"x" * 9000,
+        "b": b"y" + b"x" * 8999,
+        "c": b"x" * 9000,
+        "d": b"z" * 9000,
+        "e": b"",
+        "f": b"x",
+        "g": b"",
+    }
+    for name, data in content.items():
+        (tmp_path / name).write_bytes(data)
+    left, right = ([tmp_path / name for name in names] for names in ("abe", "fcdgh"))
+    assert same_bytes(left, right) == [tmp_path / "c", tmp_path / "g"], "in order; h cannot be read"
+    assert same_bytes([], right) == same_bytes(left, []) == []
 
 
 @pytest.mark.parametrize(
