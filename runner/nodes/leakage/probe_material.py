@@ -26,7 +26,8 @@ class Material:
     ``owned`` bool [P, A]: whether a part is an owner of an attribute; ``owner`` int64 [A]: the part whose averages it enters, -1 for
     attributes of no part or several, and excluded ones. ``allowed`` bool [n, A]: the label counts and a part it describes is there.
     ``present`` bool [n, S] by extractor: in it, and in both ``single`` and ``two_stage`` where there are both, so that these
-    are probed on the same pictures. ``donors`` int64 [n] or None.
+    are probed on the same pictures. ``donors`` int64 [n] or None. ``groups`` int64 [n]: pictures of one number show one original and
+    are no independent sample; None: pictures stand alone.
     """
 
     model: dict[str, Any]
@@ -48,12 +49,18 @@ class Material:
     owner: Tensor
     present: dict[str, Tensor]
     donors: Tensor | None
+    groups: Tensor | None
     folder: Path
 
     @property
     def place(self) -> str:
         """How messages name it."""
         return f"{self.model['name']}, {self.dataset}"
+
+    @property
+    def n_groups(self) -> int | None:
+        """Originals among the test pictures."""
+        return None if self.groups is None else len(torch.unique(self.groups[self.test]))
 
     def vectors(self, extractor: str, layer: int) -> np.ndarray[Any, Any]:
         """[n, S, D], memory-mapped. Raises ``DataError`` where the file is missing or has another shape."""
@@ -83,7 +90,8 @@ class Material:
 def material(
     features: PartFeatures, rows: Literal["pairwise", "common"], held_out: bool, seed: int, device: str
 ) -> Material:
-    """Read everything but the vectors. ``held_out``: without a val split, a seeded tenth of train becomes one.
+    """Read everything but the vectors. ``held_out``: without a val split, a seeded tenth of train becomes one: a tenth of
+    its groups where there are groups.
 
     Raises ``DataError`` for owners that are no part, for labels of another size, and for an empty train or test split.
     """
@@ -97,7 +105,10 @@ def material(
     value, valid = (torch.from_numpy(_labels(features, n, len(sample_ids))) for n in ("value", "valid"))
     names = [e["name"] for e in features.extractors]
     shared, present = _presence(features, names, len(sample_ids))
-    train, val, test = _splits(splits, f"{features.model['name']}, {about['dataset']}", held_out, seed)
+    groups = _groups(features, len(sample_ids))
+    train, val, test = _splits(splits, f"{features.model['name']}, {about['dataset']}")
+    if held_out and not len(val):
+        train, val = _held_out(train, seed, groups)
     donors = features.present.get("swap_donor")
     rows_of = [t.to(device) for t in (train, val, test)]
     return Material(
@@ -120,6 +131,7 @@ def material(
         owner=_owner(owned, attributes, about.get("excluded", {})).to(device),
         present={name: one.to(device) for name, one in present.items()},
         donors=None if donors is None else torch.from_numpy(np.asarray(donors, np.int64)).to(device),
+        groups=None if groups is None else groups.to(device),
         folder=features.vectors,
     )
 
@@ -154,6 +166,15 @@ def _labels(features: PartFeatures, name: str, pictures: int) -> np.ndarray[Any,
     return np.asarray(found != 0)
 
 
+def _groups(features: PartFeatures, pictures: int) -> Tensor | None:
+    found = features.labels.get("group")
+    if found is None:
+        return None
+    if np.shape(found) != (pictures,):
+        raise DataError(f"{features.about['dataset']}: groups have shape {np.shape(found)}, {(pictures,)} was expected")
+    return torch.from_numpy(np.asarray(found, np.int64))
+
+
 def _presence(features: PartFeatures, names: list[str], pictures: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Presence [n, S] that single and two_stage share, and that of each extractor within it."""
     wanted = (pictures, len(features.sources))
@@ -176,15 +197,21 @@ def _owner_seen(shared: Tensor, owned: Tensor, rows: Literal["pairwise", "common
     return (there.float() @ owned.float() > 0) | ~owned.any(0)
 
 
-def _splits(splits: np.ndarray[Any, Any], place: str, held_out: bool, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def _splits(splits: np.ndarray[Any, Any], place: str) -> tuple[Tensor, Tensor, Tensor]:
     train, val, test = (torch.from_numpy(np.flatnonzero(splits == name)) for name in ("train", "val", "test"))
     for name, rows in (("train", train), ("test", test)):
         if not len(rows):
             raise DataError(
                 f"{place}: no picture is in the split {name}", hint="probes are fitted on train, scored on test"
             )
-    if held_out and not len(val):
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-        cut = max(1, len(train) // _HELD_OUT)
-        train, val = train[order[cut:].sort().values], train[order[:cut].sort().values]
     return train, val, test
+
+
+def _held_out(train: Tensor, seed: int, groups: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A tenth of the pictures, or of the groups where there are two, goes from train to val; both int64 in rising order."""
+    whole = groups is not None and len(torch.unique(groups[train])) > 1
+    numbers, of_picture = torch.unique(groups[train] if groups is not None and whole else train, return_inverse=True)
+    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))
+    taken = torch.zeros(len(numbers), dtype=torch.bool)
+    taken[order[: max(1, len(numbers) // _HELD_OUT)]] = True
+    return train[~taken[of_picture]], train[taken[of_picture]]

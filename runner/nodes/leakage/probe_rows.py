@@ -10,27 +10,13 @@ from torch import Tensor
 
 from runner.nodes.leakage.metrics import attributes_in, mean_of, pair_matrix, terms_of_one, terms_of_two
 from runner.nodes.leakage.probe_material import SINGLE, TWO_STAGE, Material
-from runner.nodes.leakage.probe_tables import SCORED, ProbeTable, reason_text
-from runner.nodes.leakage.probing import DECORRELATED
-from runner.nodes.leakage.resampling import interval
+from runner.nodes.leakage.probe_tables import ProbeTable, reason_text
+from runner.nodes.leakage.probing import VERSUS
+from runner.nodes.leakage.resampling import Form, interval
 
 Row = dict[str, Any]
 CHANCE = {"auroc": 0.5, "ap": 0.0}
 """What a probe that knows nothing scores, by metric."""
-
-NO_ARTEFACTS, RANDOM_REGION, MASK_ONLY = "no_artefacts", "random_region", "mask_only"
-VERSUS = {
-    (SINGLE, TWO_STAGE): ("excess_leakage", "normalised_leakage", "own_delta"),
-    (NO_ARTEFACTS, TWO_STAGE): ("excess_leakage", "normalised_leakage", "own_delta"),
-    (DECORRELATED[SINGLE], DECORRELATED[TWO_STAGE]): ("excess_leakage",),
-    (SINGLE, NO_ARTEFACTS): ("excess_leakage", "own_delta"),
-    (SINGLE, RANDOM_REGION): ("excess_leakage", "own_delta"),
-    (TWO_STAGE, MASK_ONLY): ("excess_leakage", "own_delta"),
-}
-"""What is compared, (extractor, versus), and by which measures. ``excess_leakage`` is the mean of extractor minus versus over
-pairs of a part and another part's attribute, ``own_delta`` versus minus extractor on the parts' own attributes. Against
-``no_artefacts``: what high-norm tokens hold; ``random_region``: whether it matters where the region lies; ``mask_only``: what
-a part's pixels tell beyond its silhouette."""
 
 
 class Frame(NamedTuple):
@@ -39,6 +25,7 @@ class Frame(NamedTuple):
     material: Material
     min_pos: int
     resamples: int
+    form: Form
 
     @property
     def keys(self) -> Row:
@@ -51,7 +38,7 @@ def probe_rows(frame: Frame, table: ProbeTable) -> list[Row]:
     material, P = frame.material, len(frame.material.parts)
     own = torch.zeros(len(material.sources), len(material.attributes), dtype=torch.bool)
     own[:P] = material.owned.cpu()
-    averaged = (material.owner.cpu() >= 0) & (torch.arange(len(own)) < P)[:, None] & (table.reason.cpu() == SCORED)
+    averaged = _averaged(material, table).cpu()
     shared = {**frame.keys, "extractor": table.name, "layer": table.layer, "probe": table.kind}
     columns = {n: getattr(table, n).tolist() for n in ("auroc", "ap", "base", "penalty", "n_train", "n_test", "reason")}
     mine, counted = own.tolist(), averaged.tolist()
@@ -69,6 +56,16 @@ def probe_rows(frame: Frame, table: ProbeTable) -> list[Row]:
         for s, source in enumerate(material.sources)
         for a, attribute in enumerate(material.attributes)
     ]
+
+
+def _averaged(material: Material, table: ProbeTable) -> Tensor:
+    """Bool [S, A]: the score enters the averages ``own`` or ``cross`` of the parts."""
+    P = len(material.parts)
+    entered = torch.zeros_like(table.auroc, dtype=torch.bool)
+    for measured in _of_parts(material, table.name, table, "auroc"):
+        if measured.measure in ("own", "cross"):
+            entered[:P] |= measured.cells[:P]
+    return entered
 
 
 def _null(value: float) -> float | None:
@@ -108,20 +105,24 @@ def _limits(replicates: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Measured(NamedTuple):
-    """One measure: ``terms`` [..., A] it is the mean of, and its replicates' terms [B, ..., A]."""
+    """One measure: ``terms`` [..., A] it is the mean of, its replicates' terms [B, ..., A], the ``cells`` bool [S, A] of the table
+    that enter, and how many test pictures each was scored on, ``n_test`` int64 [S, A]."""
 
     extractor: str
     versus: str | None
     measure: str
     terms: Tensor
     replicates: Tensor
+    cells: Tensor
+    n_test: Tensor
 
 
 def summary_rows(frame: Frame, tables: list[ProbeTable], metric: str) -> list[Row]:
     """Measures of each extractor and of the comparisons in ``VERSUS``, by one metric."""
-    by_name = {table.name: table for table in tables}
+    by_name = {table.name: table for table in tables if table.beside is None}
+    beside = {(table.name, table.beside or ""): table for table in tables if table.beside is not None}
     rows = []
-    for measured in _measures(frame.material, by_name, metric):
+    for measured in _measures(frame.material, by_name, beside, metric):
         table = by_name.get(measured.extractor, tables[0])
         rows.append(_summary_row(frame, table, metric, measured))
     return rows
@@ -130,31 +131,36 @@ def summary_rows(frame: Frame, tables: list[ProbeTable], metric: str) -> list[Ro
 def _summary_row(frame: Frame, table: ProbeTable, metric: str, measured: Measured) -> Row:
     value = mean_of(measured.terms, 0)
     low, high = _limits(mean_of(measured.replicates, 1), value)
+    scored = measured.n_test[measured.cells]
     return {
         **frame.keys, "extractor": measured.extractor, "versus": measured.versus, "layer": table.layer, "probe": table.kind,
         "metric": metric, "measure": measured.measure, "value": _null(value.item()), "ci_low": _null(low.item()),
         "ci_high": _null(high.item()), "n_attributes": attributes_in(measured.terms),
-        "n_test": len(frame.material.test), "resamples": frame.resamples,
+        "n_test": int(scored.max()) if len(scored) else 0, "resamples": frame.resamples,
+        "n_groups": frame.material.n_groups, "bootstrap": frame.form if frame.resamples else None,
     }  # fmt: skip
 
 
-def _measures(material: Material, tables: dict[str, ProbeTable], metric: str) -> Iterator[Measured]:
+def _measures(
+    material: Material, tables: dict[str, ProbeTable], beside: dict[tuple[str, str], ProbeTable], metric: str
+) -> Iterator[Measured]:
     P = len(material.parts)
     for name, table in tables.items():
-        yield from _of_one(material, name, table, metric)
+        yield from _of_parts(material, name, table, metric)
+        if name in (SINGLE, TWO_STAGE):
+            for s in range(P, len(material.sources)):
+                yield _of_source(material, name, table, s, metric)
     for (first, second), measures in VERSUS.items():
         if first in tables and second in tables:
-            one, other = tables[first], tables[second]
-            point = terms_of_two(one.points(metric)[:P], other.points(metric)[:P], material.owner)
-            drawn = terms_of_two(_drawn(one, metric)[:, :P], _drawn(other, metric)[:, :P], material.owner)
-            yield from (Measured(first, second, m, point[m], drawn[m]) for m in measures)
+            one = beside.get((first, second), tables[first])
+            yield from _of_pair(material, one, beside.get((second, first), tables[second]), measures, metric)
     if SINGLE in tables and TWO_STAGE in tables:
         for s in range(P, len(material.sources)):
             yield _beyond(material, tables[SINGLE], tables[TWO_STAGE], s, metric)
 
 
-def _of_one(material: Material, name: str, table: ProbeTable, metric: str) -> Iterator[Measured]:
-    """own, cross, locality_gap, leak_ratio of the parts; cross of ``whole`` and ``background`` under their own names.
+def _of_parts(material: Material, name: str, table: ProbeTable, metric: str) -> Iterator[Measured]:
+    """own, cross, locality_gap, leak_ratio of the parts.
 
     A control without own scores (labels of a part do not predict themselves) has cross alone, over all its attributes.
     """
@@ -163,17 +169,51 @@ def _of_one(material: Material, name: str, table: ProbeTable, metric: str) -> It
     if bool(point[:P][_owned(material)].isfinite().any()) or not bool(point[:P].isfinite().any()):
         terms = terms_of_one(point[:P], material.owner, CHANCE[metric])
         again = terms_of_one(drawn[:, :P], material.owner, CHANCE[metric])
-        yield from (Measured(name, None, m, terms[m], again[m]) for m in terms)
+        for m in terms:
+            yield Measured(name, None, m, terms[m], again[m], _cells(material, m, point, terms[m]), table.n_test)
     else:
         others = ~_owned(material) & (material.owner >= 0)
-        yield Measured(
-            name, None, "cross", *(torch.where(others, t[..., :P, :], torch.nan).nanmean(-2) for t in (point, drawn))
-        )
-    if name in (SINGLE, TWO_STAGE):
-        for s in range(P, len(material.sources)):
-            yield Measured(
-                source_name(name, material.sources[s]), None, "cross", *(_row(material, t, s) for t in (point, drawn))
-            )
+        term, again_ = (torch.where(others, t[..., :P, :], torch.nan).nanmean(-2) for t in (point, drawn))
+        yield Measured(name, None, "cross", term, again_, _cells(material, "cross", point, term), table.n_test)
+
+
+def _of_pair(
+    material: Material, one: ProbeTable, other: ProbeTable, measures: tuple[str, ...], metric: str
+) -> Iterator[Measured]:
+    """Measures of two tables whose probes were fitted and scored on the same pictures."""
+    P = len(material.parts)
+    first, second = one.points(metric), other.points(metric)
+    point = terms_of_two(first[:P], second[:P], material.owner)
+    drawn = terms_of_two(_drawn(one, metric)[:, :P], _drawn(other, metric)[:, :P], material.owner)
+    for m in measures:
+        cells = _cells(material, m, first + second, point[m])
+        yield Measured(one.name, other.name, m, point[m], drawn[m], cells, one.n_test)
+
+
+_OF_OWN, _OF_OTHERS = ("own", "own_delta"), ("cross", "excess_leakage")
+
+
+def _cells(material: Material, measure: str, points: Tensor, terms: Tensor) -> Tensor:
+    """Bool [S, A]: the cells of ``points`` [S, A] that ``terms`` [A] or [P, A] are made of."""
+    P = len(material.parts)
+    mine = _owned(material)
+    where = mine if measure in _OF_OWN else ~mine if measure in _OF_OTHERS else torch.ones_like(mine)
+    cells = torch.zeros_like(points, dtype=torch.bool)
+    cells[:P] = where & (material.owner >= 0) & points[:P].isfinite() & terms.isfinite()
+    return cells
+
+
+def _of_source(material: Material, extractor: str, table: ProbeTable, source: int, metric: str) -> Measured:
+    """cross of ``whole`` and ``background`` under their own names."""
+    point, drawn = (_row(material, t, source) for t in (table.points(metric), _drawn(table, metric)))
+    name = source_name(extractor, material.sources[source])
+    return Measured(name, None, "cross", point, drawn, _cells_of_source(table, source, point), table.n_test)
+
+
+def _cells_of_source(table: ProbeTable, source: int, terms: Tensor) -> Tensor:
+    cells = torch.zeros_like(table.auroc, dtype=torch.bool)
+    cells[source] = terms.isfinite()
+    return cells
 
 
 def _owned(material: Material) -> Tensor:
@@ -189,7 +229,9 @@ def _beyond(material: Material, single: ProbeTable, two: ProbeTable, source: int
     point = _row(material, single.points(metric) - two.points(metric), source)
     drawn = _row(material, _drawn(single, metric) - _drawn(two, metric), source)
     names = [source_name(name, material.sources[source]) for name in (SINGLE, TWO_STAGE)]
-    return Measured(names[0], names[1], "excess_leakage", point, drawn)
+    return Measured(
+        names[0], names[1], "excess_leakage", point, drawn, _cells_of_source(single, source, point), single.n_test
+    )
 
 
 def source_name(extractor: str, source: str) -> str:

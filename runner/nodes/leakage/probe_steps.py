@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from runner.artifacts import PartFeatures
 from runner.context import StepContext
+from runner.nodes.leakage.names import each_once
 from runner.steps import Artifact, Rows, Table, step
 
 Metric = Literal["auroc", "ap"]
@@ -21,7 +22,8 @@ class ProbeScores(Artifact):
     """Probes of part vectors, measures of leakage with intervals, and means by pair of parts.
 
     ``settings``: kind, penalty, rows, seed and the like, and ``studies``: per model and dataset the layers, the number of pictures of each
-    split, and the ``form`` of the bootstrap (``exact``, or ``projected``: first-order).
+    split, the originals behind the test pictures (``n_groups``), the ``form`` of the bootstrap (``exact``, or ``projected``: first-order),
+    and what was ``fitted_again`` for comparisons with extractors that lack some of its parts; those probes have no rows of their own.
     """
 
     settings: dict[str, Any]
@@ -41,13 +43,6 @@ class Bootstrap(BaseModel):
             description="projected: first-order expansion, for many attributes and layers; auto: exact where it takes about a minute"
         ),
     ] = "auto"
-
-
-def _each_once(values: list[Any]) -> list[Any]:
-    twice = next((value for value in values if values.count(value) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{twice!r} stands there twice")
-    return values
 
 
 def misplaced(kind: str, penalty: float | None, grid: object) -> str | None:
@@ -74,7 +69,7 @@ def _meant_grid(grid: list[float] | None, info: ValidationInfo) -> list[float] |
     return grid
 
 
-@step("leakage.probe", version="1")
+@step("leakage.probe", version="2")
 def probe(
     ctx: StepContext,
     *,
@@ -90,7 +85,7 @@ def probe(
         AfterValidator(_meant_penalty),
     ] = None,
     penalty_grid: Annotated[
-        Annotated[list[Positive], Field(min_length=1, max_length=50), AfterValidator(_each_once)] | None,
+        Annotated[list[Positive], Field(min_length=1, max_length=50), AfterValidator(each_once)] | None,
         Field(
             description="ridge: lambda of each attribute chosen by AUROC on val (a tenth of train where there is no val)"
         ),
@@ -103,10 +98,10 @@ def probe(
         Literal["pairwise", "common"],
         Field(description="pictures where the source and the owner part are there; common: where all parts are"),
     ] = "pairwise",
-    metrics: Annotated[list[Metric], Field(min_length=1), AfterValidator(_each_once)] = ["auroc", "ap"],  # noqa: B006
+    metrics: Annotated[list[Metric], Field(min_length=1), AfterValidator(each_once)] = ["auroc", "ap"],  # noqa: B006
     bootstrap: Annotated[Bootstrap, Field(description="intervals")] = Bootstrap(),  # noqa: B008
     controls: Annotated[
-        list[Control], Field(description="on the side of the labels; ours"), AfterValidator(_each_once)
+        list[Control], Field(description="on the side of the labels; ours"), AfterValidator(each_once)
     ] = ["label_only", "label_shuffle"],  # noqa: B006
     layers: Annotated[
         Literal["all"] | Annotated[list[int], Field(min_length=1, max_length=1000)],

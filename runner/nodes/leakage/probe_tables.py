@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -57,7 +57,8 @@ class Settings:
 class ProbeTable:
     """Scores [S, A] (NaN where skipped), counts int64 [S, A], ``reason`` int64 [S, A], ``replicates`` float32 [B, S, A] by metric.
 
-    ``ap`` is average precision itself; replicates of ``ap`` and averages are minus the base rate.
+    ``ap`` is average precision itself; replicates of ``ap`` and averages are minus the base rate. ``beside``: an extractor whose
+    presence was asked for as well, so that both can be compared on the same pictures; such tables serve comparisons only.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ProbeTable:
     n_test: Tensor
     reason: Tensor
     replicates: dict[str, Tensor] = field(default_factory=dict)
+    beside: str | None = None
 
     def points(self, metric: str) -> Tensor:
         """What is averaged for ``metric``: [S, A]."""
@@ -92,7 +94,7 @@ class ProbeTable:
         with np.load(path, allow_pickle=False) as stored:
             found = {n: torch.from_numpy(stored[n]).to(device) for n in stored.files}
         replicates = {n.partition(".")[2]: one for n, one in found.items() if n.startswith("replicates.")}
-        named = {n: found[n] for n in _TENSORS}
+        named: dict[str, Any] = {n: found[n] for n in _TENSORS}
         return cls(name, layer, kind, **named, replicates=replicates)
 
 
@@ -105,7 +107,7 @@ def empty_table(
     """All of it skipped as yet."""
     skipped = [torch.full(shape, torch.nan, dtype=torch.float64, device=device) for _ in range(4)]
     counts = [torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(3)]
-    named = dict(zip(_TENSORS, [*skipped, *counts], strict=True))
+    named: dict[str, Any] = dict(zip(_TENSORS, [*skipped, *counts], strict=True))
     replicates = {m: torch.full((resamples, *shape), torch.nan, device=device) for m in settings.metrics}
     return ProbeTable(name, layer, kind, **named, replicates=replicates)
 

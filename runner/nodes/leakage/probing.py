@@ -36,6 +36,19 @@ Control = Literal["label_only", "label_shuffle", "decorrelate"]
 LABEL_ONLY, LABEL_SHUFFLE, DECORRELATE, SWAP_DONOR = "label_only", "label_shuffle", "decorrelate", "swap_donor"
 DECORRELATED = {SINGLE: DECORRELATE, TWO_STAGE: f"{DECORRELATE}_{TWO_STAGE}"}
 NO_LAYER = -1
+NO_ARTEFACTS, RANDOM_REGION, MASK_ONLY = "no_artefacts", "random_region", "mask_only"
+VERSUS = {
+    (SINGLE, TWO_STAGE): ("excess_leakage", "normalised_leakage", "own_delta"),
+    (NO_ARTEFACTS, TWO_STAGE): ("excess_leakage", "normalised_leakage", "own_delta"),
+    (DECORRELATED[SINGLE], DECORRELATED[TWO_STAGE]): ("excess_leakage",),
+    (SINGLE, NO_ARTEFACTS): ("excess_leakage", "own_delta"),
+    (SINGLE, RANDOM_REGION): ("excess_leakage", "own_delta"),
+    (TWO_STAGE, MASK_ONLY): ("excess_leakage", "own_delta"),
+}
+"""What is compared, (extractor, versus), and by which measures, on the pictures where both have the part. ``excess_leakage`` is the
+mean of extractor minus versus over pairs of a part and another part's attribute, ``own_delta`` versus minus extractor on the parts'
+own attributes. Against ``no_artefacts``: what high-norm tokens hold; ``random_region``: whether it matters where the region lies;
+``mask_only``: what a part's pixels tell beyond its silhouette."""
 
 
 class View(NamedTuple):
@@ -51,7 +64,8 @@ class View(NamedTuple):
 class Job(NamedTuple):
     """One fit for all parts: vectors of ``extractor`` at ``layer``, labels to fit on, and what is scored with it.
 
-    ``leave`` gives codes of the attributes that are not fitted from a source, int64 [A].
+    ``leave`` gives codes of the attributes that are not fitted from a source, int64 [A]. ``beside``: an extractor that must have the
+    source too, in training and in test.
     """
 
     extractor: str
@@ -60,6 +74,7 @@ class Job(NamedTuple):
     views: tuple[View, ...]
     kind: Kind
     leave: Callable[[int], Tensor] | None = None
+    beside: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,10 +109,20 @@ def jobs(study: Study) -> Iterator[Job]:
     for layer in study.layers:
         for extractor in study.fitted_extractors:
             yield Job(extractor, layer, labels, tuple(_views(study, extractor)), study.settings.kind)
+        for extractor, beside in refits(material):
+            views = (View(extractor, extractor, labels),)
+            yield Job(extractor, layer, labels, views, study.settings.kind, beside=beside)
         if LABEL_SHUFFLE in study.controls and layer == study.layers[-1]:
             first = SINGLE if SINGLE in study.fitted_extractors else study.fitted_extractors[0]
             mixed = _shuffled(study)
             yield Job(first, layer, mixed, (View(LABEL_SHUFFLE, first, mixed),), study.settings.kind)
+
+
+def refits(material: Material) -> list[tuple[str, str]]:
+    """(extractor, beside): extractors that are compared with one that lacks some of their parts, and so need probes of their own on the
+    pictures where both have the part."""
+    there = [(a, b) for pair in VERSUS for a, b in (pair, pair[::-1]) if {a, b} <= {*material.extractors}]
+    return [(a, b) for a, b in dict.fromkeys(there) if bool((material.present[a] & ~material.present[b]).any())]
 
 
 def _views(study: Study, extractor: str) -> Iterator[View]:
@@ -164,6 +189,8 @@ def run_job(study: Study, job: Job) -> list[ProbeTable]:
     shape = (len(material.sources), len(material.attributes))
     device = str(material.value.device)
     tables = [empty_table(v.name, job.layer, job.kind, shape, settings, len(study.draws), device) for v in job.views]
+    for table in tables:
+        table.beside = job.beside
     fitting = _vectors(study, job.extractor, job.layer)
     tested = {
         view.tested: fitting if view.tested == job.extractor else _vectors(study, view.tested, job.layer)
@@ -171,22 +198,23 @@ def run_job(study: Study, job: Job) -> list[ProbeTable]:
     }
     for source in range(shape[0]):
         study.ctx.check()
-        train, val = (_there(material, job.extractor, rows, source) for rows in (material.train, material.val))
+        train, val = (_there(material, job, job.extractor, rows, source) for rows in (material.train, material.val))
         left_out = None if job.leave is None else job.leave(source)
         fitted = fit(fitting, source, train, val, job.fitted_on, settings, left_out)
         for view, table in zip(job.views, tables, strict=True):
-            score(table, source, fitted, tested[view.tested], _scoring(study, view, table, source), settings)
+            score(table, source, fitted, tested[view.tested], _scoring(study, job, view, table, source), settings)
     return tables
 
 
-def _there(material: Material, extractor: str, rows: Tensor, source: int) -> Tensor:
+def _there(material: Material, job: Job, extractor: str, rows: Tensor, source: int) -> Tensor:
     name = material.extractors[0] if extractor == LABEL_ONLY else extractor
-    return rows[material.present[name][rows, source]]
+    there = material.present[name][rows, source]
+    return rows[there if job.beside is None else there & material.present[job.beside][rows, source]]
 
 
-def _scoring(study: Study, view: View, table: ProbeTable, source: int) -> Scoring:
+def _scoring(study: Study, job: Job, view: View, table: ProbeTable, source: int) -> Scoring:
     material = study.material
-    rows = _there(material, view.tested, material.test, source)
+    rows = _there(material, job, view.tested, material.test, source)
     draws = study.draws[:, torch.searchsorted(material.test, rows)]
     if view.weigh is None:
         return Scoring(rows, view.labels, draws)
@@ -212,9 +240,12 @@ def tables(study: Study) -> Iterator[list[ProbeTable]]:
 def _kept(study: Study, job: Job) -> list[ProbeTable]:
     names = [view.name for view in job.views]
     device = str(study.material.value.device)
-    paths = [_path(study, name, job.layer) for name in names]
+    paths = [_path(study, name, job.layer, job.beside) for name in names]
     if all(path.exists() for path in paths):
-        return [ProbeTable.load(p, n, job.layer, job.kind, device) for p, n in zip(paths, names, strict=True)]
+        found = [ProbeTable.load(p, n, job.layer, job.kind, device) for p, n in zip(paths, names, strict=True)]
+        for table in found:
+            table.beside = job.beside
+        return found
     found = run_job(study, job)
     study.ctx.scratch.mkdir(parents=True, exist_ok=True)
     for table, path in zip(found, paths, strict=True):
@@ -222,8 +253,8 @@ def _kept(study: Study, job: Job) -> list[ProbeTable]:
     return found
 
 
-def _path(study: Study, name: str, layer: int) -> Path:
-    return study.ctx.scratch / f"{item_key(study.identity, name, layer)}.npz"
+def _path(study: Study, name: str, layer: int, beside: str | None) -> Path:
+    return study.ctx.scratch / f"{item_key(study.identity, name, layer, beside)}.npz"
 
 
 def identity_of(material: Material, settings: Settings, resamples: int) -> str:
@@ -236,6 +267,8 @@ def identity_of(material: Material, settings: Settings, resamples: int) -> str:
         material.train,
         material.val,
         material.test,
+        *(material.present[name] for name in material.extractors),
+        *(() if material.groups is None else (material.groups,)),
     )
     content = hashlib.sha256(b"".join(np.ascontiguousarray(a.cpu().numpy()).tobytes() for a in arrays)).hexdigest()
     where = [material.model["name"], material.model["identity"], material.dataset, str(material.folder)]
@@ -243,5 +276,6 @@ def identity_of(material: Material, settings: Settings, resamples: int) -> str:
 
 
 def draws_of(material: Material, resamples: int, seed: int) -> Tensor:
-    """The bootstrap's counts over the test pictures."""
-    return resample_counts(len(material.test), resamples, seed).to(material.value.device)
+    """The bootstrap's counts over the test pictures; groups are drawn whole."""
+    groups = None if material.groups is None else material.groups[material.test]
+    return resample_counts(len(material.test), resamples, seed, groups).to(material.value.device)

@@ -1,4 +1,4 @@
-"""Paired bootstrap over test pictures. Pure torch.
+"""Paired bootstrap over test pictures, or over groups of them that show one original. Pure torch.
 
 One matrix of counts (how often each picture is drawn) serves every extractor, layer, part and attribute of a model and dataset,
 so that differences are paired; attributes with fewer valid pictures take their columns of the same counts.
@@ -25,14 +25,28 @@ _SORTED = 1 << 23
 """Values whose quantiles are taken at once; torch refuses more than 2^24."""
 
 
-def resample_counts(pictures: int, resamples: int, seed: int) -> Tensor:
-    """How often each picture is drawn: uint8 [resamples, pictures], rows sum to ``pictures``; drawn on the CPU by ``seed``."""
+def resample_counts(pictures: int, resamples: int, seed: int, groups: Tensor | None = None) -> Tensor:
+    """How often each picture is drawn: uint8 [resamples, pictures], rows sum to ``pictures``; drawn on the CPU by ``seed``.
+
+    ``groups`` int64 [pictures]: pictures of the same number are drawn together (cluster bootstrap): as many groups are drawn as there
+    are, and rows sum to ``pictures`` only where groups are of one size.
+    """
+    if groups is not None:
+        numbers, of_picture = torch.unique(groups.cpu(), return_inverse=True)
+        return resample_counts(len(numbers), resamples, seed)[:, of_picture]
     generator = torch.Generator().manual_seed(seed)
     counts = torch.zeros(resamples, pictures, dtype=torch.uint8)
     for rows in torch.split(counts, max(1, _DRAWS // max(pictures, 1))):
         drawn = torch.randint(pictures, rows.shape, generator=generator)
         rows.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.uint8))
     return counts
+
+
+def groups_among(known: Tensor, groups: Tensor) -> Tensor:
+    """How many groups have a picture that is ``known``: bool [n, ...] and int64 [n] -> int64 [...]."""
+    numbers, of_picture = torch.unique(groups.to(known.device), return_inverse=True)
+    seen = torch.zeros((len(numbers), *known.shape[1:]), dtype=torch.int64, device=known.device)
+    return (seen.index_add_(0, of_picture, known.to(torch.int64)) > 0).sum(0)
 
 
 def bootstrap(measure: Measure, ranking: Ranking, counts: Tensor, form: Form, weights: Tensor | None = None) -> Tensor:
@@ -63,7 +77,8 @@ def _exact(measure: Measure, ranking: Ranking, counts: Tensor, weights: Tensor |
     """[B, A'] of the columns that begin at ``start``; float32 sums of whole numbers below 2^24 are exact."""
     A, m = ranking.order.shape
     own = None if weights is None else weights[:, start : start + A].T.gather(-1, ranking.order)
-    dtype = torch.float32 if own is None and m < 4096 else torch.float64
+    most = int(counts.sum(1).max()) if len(counts) else 0
+    dtype = torch.float32 if own is None and most < 4096 else torch.float64
     found = []
     for rows in torch.split(counts, max(1, _chunk(counts) // max(A * m, 1))):
         drawn = rows[:, ranking.order].to(dtype)

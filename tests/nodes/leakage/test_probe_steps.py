@@ -17,6 +17,7 @@ from runner.artifacts import PartFeatures
 from runner.context import local_context
 from runner.errors import DataError, Interrupted, SpecError
 from runner.nodes.leakage import probing
+from runner.nodes.leakage.probe_material import material
 from runner.nodes.leakage.probe_steps import Bootstrap, ProbeScores, probe
 from runner.spec import compile_text
 
@@ -138,7 +139,8 @@ def test_absent_parts_unlabelled_and_rare_attributes_are_skipped_with_a_reason(t
     assert "valid label" in rows["wing", "unknown"]["skipped_reason"]
     for row in rows.values():
         assert (row["auroc"] is None) == (row["ap"] is None) == (row["skipped_reason"] is not None)
-        assert row["averaged"] == (row["auroc"] is not None)
+        assert not row["averaged"], "no attribute has a score of another part, so that own and cross average nothing"
+    assert {r["n_test"] for r in found.summary.to_pylist()} == {0}
     assert not found.pairs.filter(np.array(found.pairs["n_attributes"]) == 0)["auroc_mean"].drop_null()
     assert [m["level"] for m in ctx.journal.messages] == []
 
@@ -232,10 +234,10 @@ def test_label_controls(tmp_path: Path) -> None:
     assert one(found, "cross", "label_shuffle")["value"] == pytest.approx(0.5, abs=0.1)
 
 
-def test_pictures_in_both_splits_are_noticed_by_shuffled_labels(
+def test_test_labels_that_enter_a_fit_are_noticed_by_shuffled_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wide vectors learn training labels by heart; where test rows are among the training rows, shuffled labels are read."""
+    """Wide vectors learn labels by heart; where test rows are fitted on, shuffled labels are read."""
     value = bits()
     wide = np.random.default_rng(0).standard_normal((N, 2, 150))
     features = part_features(tmp_path, {"single": {1: wide}}, value, SPLIT, parts=PARTS)
@@ -243,12 +245,87 @@ def test_pictures_in_both_splits_are_noticed_by_shuffled_labels(
     assert made == []
     original = probing._there
 
-    def overlapping(material: Any, extractor: str, rows: torch.Tensor, source: int) -> torch.Tensor:
-        return original(material, extractor, material.test if torch.equal(rows, material.train) else rows, source)
+    def overlapping(material: Any, job: Any, extractor: str, rows: torch.Tensor, source: int) -> torch.Tensor:
+        return original(material, job, extractor, material.test if torch.equal(rows, material.train) else rows, source)
 
     monkeypatch.setattr(probing, "_there", overlapping)
     (message,) = run(tmp_path / "overlap", [features], controls=["label_shuffle"])[1].journal.messages
     assert "with shuffled labels" in message["text"]
+
+
+@pytest.mark.parametrize("sources", [PARTS, [*PARTS, "whole"]])
+def test_pictures_in_both_splits_are_counted(tmp_path: Path, sources: list[str]) -> None:
+    """Shuffled labels cannot see them: each split is shuffled by itself."""
+    value = bits()
+    wide = np.random.default_rng(0).standard_normal((N, len(sources), 150))
+    wide[200:210], wide[:200:50, -1] = wide[100:110], np.nan
+    wide[210:220, 0] = wide[110:120, 0]  # one part alone does not make it the same picture
+    features = part_features(tmp_path, {"single": {1: wide}}, value, SPLIT, parts=PARTS, sources=sources)
+    (message,) = run(tmp_path, [features], controls=["label_shuffle"])[1].journal.messages
+    assert message["text"].startswith("9 of 200 test pictures")
+
+
+def test_extractors_are_compared_on_the_pictures_where_both_have_the_part(tmp_path: Path) -> None:
+    """Without high-norm tokens a part may vanish; with vectors that are the same elsewhere there must be no difference at all."""
+    value = bits()
+    made = vectors(value, 1, noise=4.0)
+    lacking = made.copy()
+    lacking[np.random.default_rng(1).permutation(N)[:150], 0] = np.nan
+    by_name = {"single": {3: made}, "two_stage": {3: vectors(value, 0)}, "no_artefacts": {3: lacking}}
+    features = part_features(tmp_path, by_name, value, SPLIT, parts=PARTS)
+    found, _ = run(tmp_path, [features], controls=[])
+    for measure in ("excess_leakage", "own_delta"):
+        row = one(found, measure, versus="no_artefacts")
+        assert (row["value"], row["ci_low"], row["ci_high"]) == (0, 0, 0)
+    auc = {(r["extractor"], r["source_part"], r["attribute"]): r["auroc"] for r in found.probes.to_pylist()}
+    assert {extractor for extractor, _, _ in auc} == {"single", "two_stage", "no_artefacts"}
+    there = np.flatnonzero(np.isfinite(lacking[:, 0, 0]))
+    x = by_name["two_stage"][3][there, 0].astype(np.float32).astype(float)
+    train, y = there < 200, value[there, 1]
+    z = (x - x[train].mean(0)) / x[train].std(0)
+    w = np.linalg.solve(
+        z[train].T @ z[train] / train.sum() + 0.01 * np.eye(6), z[train].T @ (y - y[train].mean())[train] / train.sum()
+    )
+    again = roc_auc_score(y[~train], z[~train] @ w)
+    beak = auc["no_artefacts", "beak", "wing bit"] - auc["two_stage", "beak", "wing bit"]
+    excess = (auc["no_artefacts", "wing", "beak bit"] - again + beak) / 2
+    assert one(found, "excess_leakage", "no_artefacts", "two_stage")["value"] == pytest.approx(excess, abs=1e-6)
+    again = found.settings["studies"][0]["fitted_again"]
+    assert again == ["two_stage where no_artefacts is present", "single where no_artefacts is present"]
+
+
+def test_originals_are_resampled_whole(tmp_path: Path) -> None:
+    """Ten copies of each picture's vectors and labels tell no more than one of each: intervals stay as wide."""
+    rng = np.random.default_rng(0)
+    few = {k: np.repeat(v, 5, 0) for k, v in (("value", bits()[:80]), ("made", vectors(bits(), 0.3, noise=2.0)[:80]))}
+    few["made"] = few["made"] + 1e-3 * rng.standard_normal(few["made"].shape)
+    features = part_features(tmp_path, {"single": {3: few["made"]}}, few["value"], SPLIT, parts=PARTS)
+    alone, _ = run(tmp_path, [features], controls=[], bootstrap=Bootstrap(resamples=400))
+    grouped = dataclasses.replace(
+        features, labels=features.labels | {"group": np.repeat(np.arange(80), 5).astype(np.int32)}
+    )
+    found, ctx = run(tmp_path / "grouped", [grouped], controls=[], bootstrap=Bootstrap(resamples=400))
+    wide, narrow = one(found, "cross"), one(alone, "cross")
+    assert wide["value"] == narrow["value"]
+    ratio = (wide["ci_high"] - wide["ci_low"]) / (narrow["ci_high"] - narrow["ci_low"])
+    assert 1.7 < ratio < 2.8, "sqrt(5) for five copies"
+    assert (wide["n_groups"], narrow["n_groups"], wide["n_test"], wide["bootstrap"]) == (40, None, 200, "exact")
+    (message,) = ctx.journal.messages
+    assert "only 40 originals behind the 200 test pictures" in message["text"]
+    assert alone.summary["bootstrap"].unique().to_pylist() == ["exact"]
+
+
+def test_originals_are_held_out_whole(tmp_path: Path) -> None:
+    features = leaky(tmp_path)
+    grouped = dataclasses.replace(features, labels=features.labels | {"group": np.arange(N) // 8})
+    one_ = material(grouped, "pairwise", True, 0, "cpu")
+    held, rest = (set(grouped.labels["group"][rows.numpy()].tolist()) for rows in (one_.val, one_.train))
+    assert len(held) == 2 and len(one_.val) == 16 and not held & rest and len(one_.train) == 184
+    plain = material(features, "pairwise", True, 0, "cpu")
+    assert (len(plain.val), len(plain.train), plain.n_groups, one_.n_groups) == (20, 180, None, 25)
+    wrong = dataclasses.replace(features, labels=features.labels | {"group": np.arange(7)})
+    with pytest.raises(DataError, match="groups have shape"):
+        material(wrong, "pairwise", True, 0, "cpu")
 
 
 @pytest.mark.parametrize("kind", ["logreg", "mlp"])

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from runner.nodes.leakage.metrics import leakage_scores
 from runner.nodes.leakage.ranking import MEASURES, Ranking, auroc, average_precision, rank
-from runner.nodes.leakage.resampling import bootstrap, interval, resample_counts
+from runner.nodes.leakage.resampling import bootstrap, groups_among, interval, resample_counts
 
 
 def columns(seed: int, rows: int, levels: int = 10_000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -119,3 +120,32 @@ def test_chunks_do_not_change_values(monkeypatch: pytest.MonkeyPatch) -> None:
     low, high = interval(whole.reshape(33, 3, 1).expand(-1, -1, 2))
     assert low.shape == high.shape == (3, 2)
     np.testing.assert_allclose(low[:, 0].numpy(), np.quantile(whole.numpy(), 0.025, axis=0))
+
+
+def test_groups_are_drawn_whole_and_as_many_as_there_are() -> None:
+    groups = torch.tensor([7, 2, 7, 7, 5, 2])
+    counts = resample_counts(6, 50, 3, groups)
+    assert counts.shape == (50, 6)
+    assert torch.equal(counts[:, 0], counts[:, 2]) and torch.equal(counts[:, 0], counts[:, 3])
+    assert torch.equal(counts[:, 1], counts[:, 5])
+    assert (counts[:, [0, 1, 4]].sum(1) == 3).all()
+    assert len(counts.unique(dim=0)) > 5
+    assert torch.equal(resample_counts(6, 50, 3, torch.arange(6)), resample_counts(6, 50, 3))
+
+
+def test_groups_that_have_a_known_picture_are_counted() -> None:
+    known = torch.tensor([[1, 0], [1, 0], [0, 0], [1, 1]], dtype=torch.bool)
+    assert groups_among(known, torch.tensor([4, 4, 9, 1])).tolist() == [2, 1]
+
+
+def test_resamples_of_large_groups_keep_exact_sums() -> None:
+    """One group of 4,000 pictures drawn three times holds more pictures than the set: sums must not lose digits."""
+    g = torch.Generator().manual_seed(0)
+    scores, targets = torch.rand(4002, 1, generator=g, dtype=torch.float64), torch.rand(4002, 1, generator=g) < 0.5
+    counts = torch.ones(1, 4002, dtype=torch.uint8)
+    counts[:, :4000] = 3
+    repeated = counts[0].long()
+    ranking = rank(scores, targets, torch.ones_like(targets))
+    (found,) = bootstrap(MEASURES["auroc"], ranking, counts, "exact").flatten().tolist()
+    drawn = scores.repeat_interleave(repeated, 0), targets.repeat_interleave(repeated, 0)
+    assert found == pytest.approx(roc_auc_score(drawn[1][:, 0], drawn[0][:, 0]), abs=1e-12)
