@@ -11,6 +11,7 @@ import graphlib
 import hashlib
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -153,19 +154,30 @@ def create(path: Path, generation: int) -> None:
     check_place(path)
     partial = path.with_name(path.name + ".new")
     remove(partial)
+    partial.write_bytes(_empty())
     with connected(partial, read_only=False) as connection:
-        connection.execute("BEGIN").fetchall()
-        for table in tables().values():
-            _create_table(connection, table)
-        _create_views(connection)
         values = [SCHEMA_VERSION, fingerprint(), generation, datetime.now(UTC).replace(tzinfo=None)]
         connection.execute("INSERT INTO meta VALUES (?, ?, ?, ?)", values).fetchall()
-        connection.execute("COMMIT").fetchall()
         checkpoint(connection)
     _sync(partial)
     remove(path)  # an empty file, or the write-ahead log of one that was deleted: never to be replayed over the new one
     partial.replace(path)
     _sync(path.parent)
+
+
+@functools.cache
+def _empty() -> bytes:
+    """A database file with all tables and views and no row. Made once a process: its thousand statements take a while."""
+    with tempfile.TemporaryDirectory(prefix="runner-") as folder:
+        path = Path(folder) / "empty.duckdb"
+        with connected(path, read_only=False) as connection:
+            connection.execute("BEGIN").fetchall()
+            for table in tables().values():
+                _create_table(connection, table)
+            _create_views(connection)
+            connection.execute("COMMIT").fetchall()
+            checkpoint(connection)
+        return path.read_bytes()
 
 
 def checkpoint(connection: duckdb.DuckDBPyConnection) -> None:

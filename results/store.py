@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +111,7 @@ class ResultsStore:
     def delete_run(self, run_id: str) -> None:
         """Remove every row of a run. Its files stay; ``rebuild`` would bring it back."""
         with self._writing() as connection:
-            for name in tables():
+            for name in _filled(connection, tables()):
                 if name != "meta":
                     connection.execute(f"DELETE FROM {name} WHERE run_id = ?", [run_id]).fetchall()  # noqa: S608
 
@@ -218,11 +218,18 @@ def put_steps(
             if rows_.num_rows:
                 incoming.setdefault(name, []).append(_keyed(rows_, run_id, variant, step))
     with _registered(connection, "replaced", keys):
-        for name in step_tables():
+        for name in _filled(connection, step_tables()):
             chosen = "(variant, step) IN (SELECT variant, step FROM replaced)"
             connection.execute(f"DELETE FROM {name} WHERE run_id = ? AND {chosen}", [run_id]).fetchall()  # noqa: S608
     for name, tables_ in incoming.items():
         _insert(connection, name, pa.concat_tables(tables_))
+
+
+def _filled(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> list[str]:
+    """Those of the tables that hold rows: a statement for each empty one would cost most of a step's transaction."""
+    query = "SELECT table_name FROM duckdb_tables() WHERE estimated_size > 0"
+    filled = {name for (name,) in connection.execute(query).fetchall()}
+    return [name for name in names if name in filled]
 
 
 def _keyed(rows_: pa.Table, run_id: str, variant: str, step: str) -> pa.Table:
