@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 Rule = Literal["any", "majority", "all", "nearest_exact"]
 RULES: tuple[Rule, ...] = ("any", "majority", "all", "nearest_exact")
@@ -15,6 +15,14 @@ Pool = Literal["mean", "mean_all", "max", "keypoint", "soft"]
 POOLS: tuple[Pool, ...] = ("mean", "mean_all", "max", "keypoint", "soft")
 Norm = Literal["final", "raw", "projected"]
 Control = Literal["random_region", "background", "whole", "mask_only", "swap", "no_artefacts"]
+
+
+def each_once(values: list[Any]) -> list[Any]:
+    """Refuse a list in which a value stands twice."""
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} stands there twice")
+    return values
 
 
 def boundary_leaks(mode: str, rule: str, strict_pixels: bool) -> bool:
