@@ -18,6 +18,7 @@ from runner.data.parts.reading import PartReader
 from runner.data.sampling import sampled
 from runner.errors import StepError
 from runner.models.classifier.concept_head import ConceptHeadClassifier
+from runner.nodes.leakage.locality_pictures import groups_of
 from runner.nodes.leakage.perturbation import largest_change
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ def perturbed_rows(ctx: StepContext, predictor: Classifier, images: PartImages, 
     rows: list[dict[str, Any]] = []
     for batch in _batches(ctx, predictor, reader, plan):
         rows += _saved_rows(ctx, predictor, batch, concepts, plan)
-    return pa.Table.from_pylist(rows, schema=_schema())
+    table = pa.Table.from_pylist(rows, schema=_schema())
+    group = groups_of(images, plan.split)
+    return table.append_column("group", pa.array([group.get(row["sample_id"]) for row in rows], pa.int32()))
 
 
 def _saved_rows(

@@ -40,7 +40,7 @@ AS_IS = -1
 EMPTY_RUNS = 4
 """Bytes of the run lengths of a mask without a pixel (one run)."""
 
-_TYPES: dict[str, pa.DataType] = {"draw": pa.int32(), "value": pa.uint8()}
+_TYPES: dict[str, pa.DataType] = {"draw": pa.int32(), "value": pa.uint8(), "group": pa.int32()}
 _TEXT: pa.DataType = pa.string()
 
 
@@ -50,7 +50,7 @@ def _schema(*names: str) -> pa.Schema:
 
 VIEWS = _schema("sample_id", "masked_part", "draw", "uri")
 TRUTH = _schema("sample_id", "attribute", "value")
-VISIBLE = _schema("sample_id", "part", "masked_part", "draw")
+VISIBLE = _schema("sample_id", "part", "masked_part", "draw", "group")
 
 
 @dataclass(frozen=True)
@@ -222,11 +222,21 @@ def _artifact(
     views = [(ids[row], None, AS_IS, written[row, AS_IS]) for row in rows]
     hidden_views = sorted({(row, hidden, draw) for row, _, hidden, draw in kept})
     views += [(ids[row], parts[hidden], draw, written[row, hidden]) for row, hidden, draw in hidden_views]
-    visible = [(ids[row], parts[part], parts[hidden], draw) for row, part, hidden, draw in kept]
+    group = groups_of(images, hiding.split)
+    visible = [(ids[row], parts[part], parts[hidden], draw, group.get(ids[row])) for row, part, hidden, draw in kept]
     return MaskedPictures(
         images.about, settings, folder,
         _table(VIEWS, views), truth_of(images, rows, ids), _table(VISIBLE, visible),
     )  # fmt: skip
+
+
+def groups_of(images: PartImages, split: str) -> dict[str, int]:
+    """The original of each picture of a split by sample_id; empty where pictures stand alone."""
+    if "group" not in images.labels:
+        return {}
+    names: list[Any] = images.images["sample_id"].to_pylist()
+    own = zip(names, images.images["split"].to_pylist(), images.labels["group"].tolist(), strict=True)
+    return {name: group for name, of, group in own if of == split}
 
 
 def truth_of(images: PartImages, rows: Sequence[int], ids: Sequence[str]) -> pa.Table:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from runner.data.parts.owners import owner_text
 from runner.nodes.leakage.ranking import Ranking, rank, weighted_auroc
-from runner.nodes.leakage.resampling import Form, bootstrap, interval, resample_counts
+from runner.nodes.leakage.resampling import Form, bootstrap, groups_among, interval, resample_counts
 from runner.nodes.leakage.response import (
     Response,
     Sums,
@@ -139,7 +139,8 @@ def locality_rows(
     """Rows of ``leak_masking_response`` and of ``leak_locality``; ``say`` hears why a score is missing."""
     layout = layout_of(answers)
     found = measured(answers, layout)
-    counts = resample_counts(len(layout.pictures), resamples, seed)
+    groups = groups_by_picture(answers.visible, layout.pictures)
+    counts = resample_counts(len(layout.pictures), resamples, seed, groups)
     whole = Sums(*(field.sum(0) for field in found.sums))
     point = respond(whole, layout.owner, layout.groups)
     draws = resampled_response(found.sums, layout.owner, layout.groups, counts)
@@ -147,8 +148,20 @@ def locality_rows(
     if bool(point.score.isnan()):
         say(f"{who['predictor']}: no locality score, since {_why(point, found)}")
     matrix = _matrix_rows(layout, found, point, draws)
-    scores = [*_score_rows(layout, found, point, draws), *_truth_rows(layout, found, counts)]
+    scores = [*_score_rows(layout, found, point, draws, groups), *_truth_rows(layout, found, counts, groups)]
     return [who | row for row in matrix], [who | row for row in scores]
+
+
+def groups_by_picture(table: pa.Table, pictures: Sequence[str]) -> Tensor | None:
+    """Number of the original of each picture, int64 [n], from the columns ``sample_id`` and ``group``; a picture without one is its own.
+    None where all stand alone: originals are resampled whole."""
+    if "group" not in table.column_names or table["group"].null_count == len(table):
+        return None
+    table = table.filter(pc.is_valid(table["group"]))
+    place = _codes(table["sample_id"], pictures)
+    groups = -1 - np.arange(len(pictures))
+    groups[place[place >= 0]] = np.asarray(table["group"].to_numpy(), np.int64)[place >= 0]
+    return torch.from_numpy(groups)
 
 
 def _why(point: Response, found: Measured) -> str:
@@ -175,7 +188,9 @@ def _matrix_rows(layout: Layout, found: Measured, point: Response, draws: Respon
             }  # fmt: skip
 
 
-def _score_rows(layout: Layout, found: Measured, point: Response, draws: Response) -> Iterator[Row]:
+def _score_rows(
+    layout: Layout, found: Measured, point: Response, draws: Response, groups: Tensor | None
+) -> Iterator[Row]:
     """Of all concepts, then of each that has one hidden part."""
     own_part = torch.arange(len(layout.parts))[:, None] == layout.owner
     has = found.sums.counts > 0
@@ -186,25 +201,25 @@ def _score_rows(layout: Layout, found: Measured, point: Response, draws: Respons
     }  # fmt: skip
     names = {"own": "own", "other": "other", "locality_score": "score"}
     for measure, name in names.items():
-        n = int((seen[measure] & averaged).any(1).sum())
+        n = _seen((seen[measure] & averaged).any(1), groups)
         yield _row(None, measure, getattr(point, name), interval(getattr(draws, name)), n)
     for measure, name in names.items():
         values, limits = getattr(point, f"concept_{name}"), interval(getattr(draws, f"concept_{name}"))
         for a in (layout.owner >= 0).nonzero().flatten().tolist():
-            n = int(seen[measure][:, a].sum())
+            n = _seen(seen[measure][:, a], groups)
             yield _row(layout.concepts[a], measure, values[a], (limits[0][a], limits[1][a]), n)
 
 
-def _truth_rows(layout: Layout, found: Measured, counts: Tensor) -> Iterator[Row]:
+def _truth_rows(layout: Layout, found: Measured, counts: Tensor, groups: Tensor | None) -> Iterator[Row]:
     """Accuracy (threshold 0.5) and AUROC of pictures as they are; over all as a mean over averaged concepts."""
     known = ~(found.plain.isnan() | found.truth.isnan())
     averaged = layout.groups.any(0)
     for measure, values, draws in _against_truth(found, known, counts):
-        n = int((known & averaged).any(1).sum())
+        n = _seen((known & averaged).any(1), groups)
         yield _row(None, measure, nan_mean(values[averaged], 0), interval(nan_mean(draws[:, averaged], 1)), n)
         low, high = interval(draws)
         for a, concept in enumerate(layout.concepts):
-            yield _row(concept, measure, values[a], (low[a], high[a]), int(known[:, a].sum()))
+            yield _row(concept, measure, values[a], (low[a], high[a]), _seen(known[:, a], groups))
 
 
 def _against_truth(found: Measured, known: Tensor, counts: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -227,7 +242,8 @@ def perturbed_measures(changes: pa.Table, *, excluded: Collection[str], resample
     pictures: list[Any] = sorted(changes["sample_id"].unique().to_pylist())
     concepts: list[Any] = changes["concept"].unique().to_pylist()
     averaged = torch.tensor([concept not in excluded for concept in concepts], dtype=torch.bool)
-    counts = resample_counts(len(pictures), resamples, seed).to(torch.float64)
+    groups = groups_by_picture(changes, pictures)
+    counts = resample_counts(len(pictures), resamples, seed, groups).to(torch.float64)
     rows: list[Row] = []
     for side in ("outside", "inside"):
         part = changes.filter(pc.field("side") == side)
@@ -240,19 +256,24 @@ def perturbed_measures(changes: pa.Table, *, excluded: Collection[str], resample
         draws = (counts @ values.nan_to_num()) / (counts @ known.to(torch.float64))
         point, limits, measure = nan_mean(values, 0), interval(draws), f"largest_change_{side}"
         over_all = interval(nan_mean(draws[:, averaged], 1))
-        n = int(known[:, averaged].any(1).sum())
+        n = _seen(known[:, averaged].any(1), groups)
         rows.append(_row(None, measure, nan_mean(point[averaged], 0), over_all, n))
         rows += [
-            _row(concept, measure, point[a], (limits[0][a], limits[1][a]), int(known[:, a].sum()))
+            _row(concept, measure, point[a], (limits[0][a], limits[1][a]), _seen(known[:, a], groups))
             for a, concept in enumerate(concepts)
         ]
     return rows
 
 
-def _row(concept: str | None, measure: str, value: Tensor, limits: tuple[Tensor, Tensor], n: int) -> Row:
+def _seen(known: Tensor, groups: Tensor | None) -> Row:
+    """How many pictures, bool [n], and how many originals they show."""
+    return {"n": int(known.sum()), "n_groups": None if groups is None else int(groups_among(known, groups))}
+
+
+def _row(concept: str | None, measure: str, value: Tensor, limits: tuple[Tensor, Tensor], seen: Row) -> Row:
     low, high = limits
     return {
-        "concept": concept, "measure": measure, "value": _number(value), "ci_low": _number(low), "ci_high": _number(high), "n": n,
+        "concept": concept, "measure": measure, "value": _number(value), "ci_low": _number(low), "ci_high": _number(high), **seen,
     }  # fmt: skip
 
 

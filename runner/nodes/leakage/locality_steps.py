@@ -62,7 +62,7 @@ class Locality(Artifact):
     locality: Annotated[Table, Rows("leak_locality")]
 
 
-@step("leakage.mask_pictures", version="1")
+@step("leakage.mask_pictures", version="2")
 def mask_pictures(
     ctx: StepContext,
     *,
@@ -218,7 +218,7 @@ def perturb(
     return Perturbed(images.about, settings, who, changes)
 
 
-@step("leakage.locality", version="1")
+@step("leakage.locality", version="2")
 def locality(
     ctx: StepContext,
     *,

@@ -33,7 +33,7 @@ def png(pixels):
     return buffer.getvalue()
 
 
-def quadrant_images(folder, pictures=24, *, seed=0, absent=(), keypoints=True, extra=None, owners=None, resize="none"):
+def quadrant_images(folder, pictures=24, *, seed=0, absent=(), keypoints=True, extra=None, owners=None, resize="none", groups=None):
     """A ``PartImages``: attribute ``red <part>`` of each quadrant. ``absent``: pairs (picture, part) that are not visible; ``extra``:
     further attributes {name: value by picture}; half of the pictures are of train, half of test."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def quadrant_images(folder, pictures=24, *, seed=0, absent=(), keypoints=True, e
         name="quadrants", object="square", parts=PARTS, attributes=attributes,
         owners={f"red {part}": part for part in PARTS} | (owners or dict.fromkeys(extra, "global")),
         pictures=listed, corpus=[{"folder": str(folder), "name": "quadrants"}], masks=masks, value=value,
-        valid=np.ones_like(value), mask_resize=resize,
+        valid=np.ones_like(value), mask_resize=resize, groups=groups,
     )  # fmt: skip
 
 

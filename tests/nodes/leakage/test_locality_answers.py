@@ -148,7 +148,7 @@ def by_hand(values, hidden_parts, visible, truth=()):
         for (sample, part, concept), value in values.items()
     ]  # fmt: skip
     pairs = pa.Table.from_pylist(
-        [dict(zip(VISIBLE.names, (s, q, k, 0), strict=True)) for s, q, k in visible], schema=VISIBLE
+        [dict(zip(VISIBLE.names, (s, q, k, 0, None), strict=True)) for s, q, k in visible], schema=VISIBLE
     )
     known = pa.Table.from_pylist([dict(zip(TRUTH.names, row, strict=True)) for row in truth], schema=TRUTH)
     return ConceptAnswers(
