@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from runner.artifacts import PartImages
 from runner.context import StepContext
 from runner.models.base import VisionBackbone
-from runner.nodes.leakage.feature_steps import PatchRule, TwoStageSpec, refuse_leaky
+from runner.nodes.leakage.feature_steps import PatchRule, TwoStageSpec, layers_once, refuse_leaky
 from runner.nodes.leakage.names import Norm
 from runner.steps import Artifact, Rows, Table, step
 
@@ -37,7 +37,9 @@ def dependence(
     backbone: VisionBackbone,
     images: PartImages,
     layers: Annotated[
-        Literal["last", "all"] | list[int], Field(description="numbers, 0 = patch embedding; negative from the end")
+        Literal["last", "all"] | list[int],
+        Field(description="numbers, 0 = patch embedding; negative from the end"),
+        AfterValidator(layers_once),
     ] = "last",
     extractors: Extractors = ["single", "two_stage"],  # noqa: B006
     patch_rule: PatchRule = PatchRule(),  # noqa: B008 - frozen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from runner.artifacts import PartImages
 from runner.context import StepContext
@@ -21,11 +21,13 @@ from runner.nodes.leakage.discovery_specs import (
     ShapingWeights,
     TrainPlan,
 )
+from runner.nodes.leakage.names import each_once
 from runner.steps import Arrays, Artifact, Rows, Table, step
 
 Arches = Annotated[
     list[Arch],
     Field(min_length=1, description="single: vectors pooled late; two_stage: recomputed from the part alone"),
+    AfterValidator(each_once),
 ]
 Route = Annotated[
     Routing, Field(description="fixed: an attribute reads the slot of its part; learned: one by group (text before ::)")
@@ -45,8 +47,11 @@ Augment = Annotated[
 Levels = Annotated[
     list[Annotated[float, Field(gt=0, lt=1)]],
     Field(max_length=10, description="quantiles of patches to remove at test time"),
+    AfterValidator(each_once),
 ]
-Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=100)]
+Seeds = Annotated[
+    list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=100), AfterValidator(each_once)
+]
 FirstVector = Annotated[Pooling, Field(description="single stage: by the map's sum, or by all patches")]
 
 

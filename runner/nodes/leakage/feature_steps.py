@@ -52,8 +52,11 @@ class TwoStageSpec(BaseModel):
     )
 
 
-def _layers(layers: str | list[int]) -> str | list[int]:
-    if layers != "all" and len(set(layers)) != len(layers):
+def layers_once(layers: str | list[int]) -> str | list[int]:
+    """Refuse a list without a layer, and one in which a layer stands twice."""
+    if not layers:
+        raise ValueError("no layer is named")
+    if isinstance(layers, list) and len(set(layers)) != len(layers):
         raise ValueError("a layer is named twice")
     return layers
 
@@ -91,7 +94,7 @@ def features(
     layers: Annotated[
         Literal["all"] | Annotated[list[int], Field(min_length=1)],
         Field(description="0 = patch embedding .. depth; negative from the end"),
-        AfterValidator(_layers),
+        AfterValidator(layers_once),
     ] = "all",
     pooling: Annotated[Pool, Field(description="of single-stage vectors")] = "mean",
     norm: Annotated[Norm, Field(description="final norm on every layer, none, or also a CLIP's projection")] = "final",

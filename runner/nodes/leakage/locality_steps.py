@@ -126,7 +126,12 @@ def fit_concepts(
     ] = "cls",
     layer: Annotated[int, Field(ge=-100, le=100, description="0 = patch embedding; -1 = the last layer")] = -1,
     penalty: Annotated[
-        float, Field(gt=0, description="C of the logistic regression, as in scikit-learn: smaller = smaller weights")
+        float,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="C of the logistic regression, as in scikit-learn: smaller = smaller weights",
+        ),
     ] = 1.0,
     split: Split = "train",
     batch_size: BatchSize = 64,
