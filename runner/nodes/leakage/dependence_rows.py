@@ -11,7 +11,7 @@ import torch
 
 from runner.nodes.leakage.dependence import bootstrap_means
 from runner.nodes.leakage.names import Norm, Pool, Rule
-from runner.nodes.leakage.resampling import resample_counts
+from runner.nodes.leakage.resampling import groups_among, resample_counts
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 Row = dict[str, Any]
@@ -47,23 +47,31 @@ def picture_rows(sample_ids: Sequence[str], parts: Sequence[str], found: Arrays,
                "layer": audit.layers[layer], "replacement": audit.replace, **cell}  # fmt: skip
 
 
-def summary_rows(chunks: Sequence[Arrays], parts: Sequence[str], audit: Audit) -> Iterator[Row]:
-    """Rows of ``leak_dependence_summary``: each part, and ``all`` (a picture's mean over its parts, then over pictures)."""
+def summary_rows(
+    chunks: Sequence[Arrays], parts: Sequence[str], audit: Audit, groups: Sequence[int] | None = None
+) -> Iterator[Row]:
+    """Rows of ``leak_dependence_summary``: each part, and ``all`` (a picture's mean over its parts, then over pictures).
+
+    ``groups``: the original of each picture, in the order of the chunks; originals are resampled whole. None: pictures stand alone.
+    """
+    originals = None if groups is None else torch.tensor(groups)
     for name in audit.extractors:
         values = torch.from_numpy(np.concatenate([found[f"values {name}"] for found in chunks], 2))
         columns = torch.cat([values, values.nanmean(-1, keepdim=True)], -1)
-        counts = resample_counts(columns.shape[2], RESAMPLES, audit.seed)
+        counts = resample_counts(columns.shape[2], RESAMPLES, audit.seed, originals)
         flat = columns.permute(2, 0, 1, 3).reshape(columns.shape[2], -1)
         statistics = [s.view(len(MEASURES), len(audit.layers), -1) for s in bootstrap_means(flat, counts)]
         largest = torch.where(values.isnan(), -torch.inf, values).amax(2)
         largest = torch.cat([largest, largest.amax(-1, keepdim=True)], -1)
-        n = columns.isfinite().sum(2)
+        known = columns.isfinite().movedim(2, 0)
+        n, n_groups = known.sum(0), None if originals is None else groups_among(known, originals)
         for m, measure in enumerate(MEASURES):
             for place, layer in enumerate(audit.layers):
                 for part, label in enumerate([*parts, "all"]):
                     mean, low, high = (_number(s[m, place, part]) for s in statistics)
                     yield {"part": label, "extractor": name, "layer": layer, "measure": measure, "mean": mean, "ci_low": low,
-                           "ci_high": high, "largest": _number(largest[m, place, part]), "n": int(n[m, place, part])}  # fmt: skip
+                           "ci_high": high, "largest": _number(largest[m, place, part]), "n": int(n[m, place, part]),
+                           "n_groups": None if n_groups is None else int(n_groups[m, place, part])}  # fmt: skip
 
 
 def attention_rows(chunks: Sequence[Arrays], parts: Sequence[str]) -> Iterator[Row]:

@@ -212,7 +212,7 @@ def run(
         ctx.warn(f"{backbone.name} is convolutional: it has no attention and no tokens to report")
     donors = draw_donors(rows, reader.splits, audit.seed) if audit.replace == "donor" else {}
     loader = Loader(reader, backbone, images.about, (), donors, audit.seed)
-    chunks, seen = [], []
+    chunks, seen, taken = [], [], list[int]()
     ctx.advance("pictures", 0, len(rows))
     for start in range(0, len(rows), batch):
         ctx.check()
@@ -220,11 +220,14 @@ def run(
         if chunk is not None:
             chunks.append(audit_chunk(ctx, backbone, chunk, audit))
             seen.append(chunk.sample_ids)
+            left = iter(rows[start : start + batch])
+            taken += [next(row for row in left if reader.sample_ids[row] == name) for name in chunk.sample_ids]
         ctx.advance("pictures", len(rows[start : start + batch]))
     if not chunks:
         raise DataError(f"{images.about['dataset']}: none of the {len(rows)} pictures drawn could be read")
     _warn_of_absent(ctx, reader.parts, chunks, audit)
-    return _tables(backbone, images, audit, split, chunks, seen)
+    groups = images.labels["group"][taken].tolist() if "group" in images.labels else None
+    return _tables(backbone, images, audit, split, chunks, seen, groups)
 
 
 def layers_of(ctx: StepContext, backbone: VisionBackbone, layers: str | Sequence[int]) -> tuple[int, ...]:
@@ -288,13 +291,14 @@ def _warn_of_absent(ctx: StepContext, parts: Sequence[str], chunks: Sequence[Arr
 
 
 def _tables(
-    backbone: VisionBackbone, images: PartImages, audit: Audit, split: str, chunks: Sequence[Arrays], seen: Sequence[list[str]]
+    backbone: VisionBackbone, images: PartImages, audit: Audit, split: str, chunks: Sequence[Arrays], seen: Sequence[list[str]],
+    groups: Sequence[int] | None,
 ) -> Dependence:  # fmt: skip
     parts = list(images.about["parts"])
     own = {"dataset": images.about["dataset"], "model": backbone.name}
     made = {
         "leak_dependence": chain.from_iterable(picture_rows(ids, parts, c, audit) for ids, c in zip(seen, chunks, strict=True)),
-        "leak_dependence_summary": summary_rows(chunks, parts, audit),
+        "leak_dependence_summary": summary_rows(chunks, parts, audit, groups),
         "leak_attention": attention_rows(chunks, parts),
         "leak_token_norm": norm_rows(chunks, audit),
     }  # fmt: skip
