@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from runner.models.base import VisionBackbone
 
 Extractor = Callable[[Tensor, Tensor], Tensor]
+Counts = NDArray[np.int64]
 MOST_WEIGHTS = 2**26
 """Attention weights held at once."""
 
@@ -204,7 +206,7 @@ def replaced_by(how: str, pixels: Tensor, donors: Tensor, backbone: VisionBackbo
 def run(
     ctx: StepContext, backbone: VisionBackbone, images: PartImages, audit: Audit, split: str, pictures: int, batch: int
 ) -> Dependence:
-    """All pictures, chunk by chunk; a part that no picture shows is warned of."""
+    """All pictures, chunk by chunk; a part of which no picture has a vector is warned of."""
     _refuse(ctx, backbone, audit)
     reader = PartReader(images)
     rows = _drawn(reader, split, pictures, audit)
@@ -213,6 +215,7 @@ def run(
     donors = draw_donors(rows, reader.splits, audit.seed) if audit.replace == "donor" else {}
     loader = Loader(reader, backbone, images.about, (), donors, audit.seed)
     chunks, seen, taken = [], [], list[int]()
+    shown = np.zeros(len(reader.parts), np.int64)
     ctx.advance("pictures", 0, len(rows))
     for start in range(0, len(rows), batch):
         ctx.check()
@@ -220,12 +223,14 @@ def run(
         if chunk is not None:
             chunks.append(audit_chunk(ctx, backbone, chunk, audit))
             seen.append(chunk.sample_ids)
+            shown += chunk.masks.flatten(2).any(-1).sum(0).numpy()
             left = iter(rows[start : start + batch])
             taken += [next(row for row in left if reader.sample_ids[row] == name) for name in chunk.sample_ids]
         ctx.advance("pictures", len(rows[start : start + batch]))
     if not chunks:
         raise DataError(f"{images.about['dataset']}: none of the {len(rows)} pictures drawn could be read")
-    _warn_of_absent(ctx, reader.parts, chunks, audit)
+    masks = (len(taken), drawn_masks(images, taken), shown)
+    _warn_of_absent(ctx, reader.parts, chunks, audit, masks)
     groups = images.labels["group"][taken].tolist() if "group" in images.labels else None
     return _tables(backbone, images, audit, split, chunks, seen, groups)
 
@@ -282,12 +287,36 @@ def read_chunk(ctx: StepContext, loader: Loader, rows: Sequence[int], audit: Aud
     return Chunk([ids[row] for row in loaded.rows], batch.images, batch.masks, batch.whole, replacement)
 
 
-def _warn_of_absent(ctx: StepContext, parts: Sequence[str], chunks: Sequence[Arrays], audit: Audit) -> None:
+def drawn_masks(images: PartImages, rows: Sequence[int]) -> Counts:
+    """How many of these pictures have a mask of each part: int64 [P]."""
+    part = images.masks["part"].to_numpy()
+    there = images.masks["visible"].to_numpy() & images.masks["runs"].is_valid().to_numpy() & (part >= 0)
+    there &= np.isin(images.masks["row"].to_numpy(), rows)
+    return np.bincount(part[there], minlength=len(images.about["parts"]))
+
+
+def why_absent(pictures: int, drawn: int, left: int, rule: str) -> str:
+    """Why none of the pictures has a vector of a part: it has a mask in ``drawn`` of them, and in ``left`` it still has pixels once
+    they are cut to the input."""
+    reasons = {
+        "have no mask of it": pictures - drawn,
+        "lose it when they are cut to the input": drawn - left,
+        f"have no patch of it by the rule {rule}": left,
+    }
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+
+
+def _warn_of_absent(
+    ctx: StepContext, parts: Sequence[str], chunks: Sequence[Arrays], audit: Audit, masks: tuple[int, Counts, Counts]
+) -> None:
+    """``masks``: pictures, and how many have a mask of each part, before and after they are cut to the input."""
+    pictures, drawn, left = masks
     for name in audit.extractors:
         there = np.any([np.isfinite(found[f"values {name}"][1]).any((0, 1)) for found in chunks], axis=0)
-        for part, shown in zip(parts, there, strict=True):
-            if not shown:
-                ctx.warn(f"no picture shows this part ({name}): no rows", item=part)
+        rule = audit.patch_rule if name == "single" else audit.two_stage["rule"]
+        for part in np.flatnonzero(~there).tolist():
+            why = why_absent(pictures, int(drawn[part]), int(left[part]), rule)
+            ctx.warn(f"no picture has a vector of this part ({name}), of {pictures}: {why}", item=parts[part])
 
 
 def _tables(

@@ -6,10 +6,11 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from locality_material import PARTS, quadrant_images
+from locality_material import PARTS, png, quadrant_images
 from tiny_backbones import TINY
 
 from runner.context import local_context
+from runner.data.parts.building import MaskRow, part_images
 from runner.errors import DataError, Interrupted, StepError
 from runner.nodes.leakage.dependence_rows import Audit
 from runner.nodes.leakage.dependence_run import Chunk, audit_chunk, read_chunk
@@ -91,7 +92,34 @@ def test_the_step_fills_its_four_tables(tmp_path):
     }
     (first, last) = made.token_norms.to_pylist()
     assert first["n_tokens"] == 12 * 16 and last["layer"] == 3 and last["median_norm"] <= last["largest_norm"]
-    assert [m["item"] for m in ctx.journal.messages] == [PARTS[3]] * 2
+    said = "no picture has a vector of this part ({}), of 12: 12 have no mask of it"
+    assert [(m["item"], m["text"]) for m in ctx.journal.messages] == [
+        (PARTS[3], said.format(name)) for name in ("single", "two_stage")
+    ]
+
+
+def test_it_is_said_why_a_part_has_no_vector(tmp_path):
+    """Pictures twice as wide as high are cut to the middle square; a part there is smaller than a patch, one is at the left."""
+    masks, listed = [], []
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(png(np.full((32, 64, 3), 40 * i, np.uint8)))
+        listed.append({"sample_id": f"s{i}", "split": "test", "source_id": "wide", "uri": f"{i}.png"})
+        for part, (left, side) in enumerate(((24, 8), (24, 2), (0, 8))):
+            mask = np.zeros((32, 64), bool)
+            mask[8 : 8 + side, left : left + side] = True
+            if (i, part) != (3, 1):
+                masks.append(MaskRow(i, part, mask))
+    images = part_images(
+        name="wide", object="square", parts=["large", "small", "left"], attributes=[], owners={}, pictures=listed, masks=masks,
+        corpus=[{"folder": str(tmp_path), "name": "wide"}], value=np.zeros((4, 0)), valid=np.zeros((4, 0)),
+    )  # fmt: skip
+    made, ctx = audited(tmp_path / "run", images, extractors=["single"], attention=False, token_norms=False)
+    assert {row["part"] for row in made.pictures.to_pylist()} == {"large"}
+    said = "no picture has a vector of this part (single), of 4: "
+    assert [(m["item"], m["text"]) for m in ctx.journal.messages] == [
+        ("small", said + "1 have no mask of it, 3 have no patch of it by the rule majority"),
+        ("left", said + "4 lose it when they are cut to the input"),
+    ]
 
 
 def test_all_is_the_mean_of_pictures_not_of_parts(tmp_path):
