@@ -19,7 +19,7 @@ SELECT s.run_id, r.name AS run, s.variant, s.step, s.dataset, s.model, s.probe, 
        any_value(value) FILTER (extractor = 'single' AND measure = 'leak_ratio') AS leak_ratio,
        any_value(value) FILTER (extractor = 'single' AND measure = 'normalised_leakage' AND versus = 'two_stage') AS normalised_leakage,
        any_value(value) FILTER (extractor = 'single' AND measure = 'own_delta' AND versus = 'two_stage') AS own_delta,
-       max(n_attributes) AS n_attributes, max(n_test) AS n_test
+       max(n_attributes) AS n_attributes, max(n_test) AS n_test, max(n_groups) AS n_groups
 FROM leak_summary s
 JOIN runs r USING (run_id)
 WHERE s.metric = 'auroc' AND s.extractor IN ('single', 'two_stage') AND s.layer >= 0

@@ -9,7 +9,7 @@ SELECT run_id, variant, step, dataset, model, layer, part, extractor,
        any_value(mean) FILTER (measure = 'out_share') AS out_share,
        any_value(ci_low) FILTER (measure = 'out_share') AS out_share_low,
        any_value(ci_high) FILTER (measure = 'out_share') AS out_share_high,
-       max(n) AS n
+       max(n) AS n, max(n_groups) AS n_groups
 FROM leak_dependence_summary
 GROUP BY run_id, variant, step, dataset, model, layer, part, extractor
 ORDER BY run_id, variant, step, dataset, model, layer, part != 'all', part, extractor

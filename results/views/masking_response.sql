@@ -21,7 +21,7 @@ FROM (SELECT *, format('{:.2f} [{:.2f}, {:.2f}]', locality_score, locality_low, 
                    any_value(ci_high) FILTER (measure = 'locality_score') AS locality_high,
                    any_value(value) FILTER (measure = 'accuracy') AS accuracy,
                    any_value(value) FILTER (measure = 'auroc') AS auroc,
-                   max(n) AS n
+                   max(n) AS n, max(n_groups) AS n_groups
             FROM leak_locality WHERE concept IS NULL
             GROUP BY run_id, variant, step, dataset, predictor
             HAVING bool_or(measure IN ('own', 'other', 'locality_score'))))

@@ -12,6 +12,8 @@ PARTS = ("beak", "wing", "tail")
 LAYERS = (0, 1, 2)
 EXCESS = {"leaky": (0.25, 0.22, 0.28), "local": (0.01, -0.01, 0.03), "unsure": (0.04, -0.05, 0.12)}
 """At the last layer, with its interval; nothing leaks at layer 0."""
+ORIGINALS = {"leaky": 41}
+"""How many originals the test pictures show; those of the others stand alone."""
 TWO, OWN = 0.55, 0.95
 CONTROLS = {
     "whole": 0.93,
@@ -68,7 +70,7 @@ def excess(model, layer):
 
 def _row(t, model, layer, extractor, measure, value, low, high, versus=None, metric="auroc"):
     return {**_place(t, model), "extractor": extractor, "versus": versus, "layer": layer, "probe": "ridge", "metric": metric, "measure": measure,
-            "value": value, "ci_low": low, "ci_high": high, "n_attributes": 6, "n_test": 300, "resamples": 1000}  # fmt: skip
+            "value": value, "ci_low": low, "ci_high": high, "n_attributes": 6, "n_test": 300, "resamples": 1000, "n_groups": ORIGINALS.get(model), "bootstrap": "exact"}  # fmt: skip
 
 
 def _summary(t, model):
@@ -129,7 +131,7 @@ def _dependence(t, extractor, part):
     out = 0.0 if extractor == "two_stage" else 0.3
     for measure, mean in (("grad_share_out", 2 * out), ("d_out", out), ("d_in", 0.3), ("out_share", out / (out + 0.3))):
         yield {**_place(t), "part": part if part == "all" else t(part), "extractor": extractor, "layer": 2, "measure": measure, "mean": mean,
-               "ci_low": mean, "ci_high": mean, "largest": 1.5 * mean, "n": 200}  # fmt: skip
+               "ci_low": mean, "ci_high": mean, "largest": 1.5 * mean, "n": 200, "n_groups": 23}  # fmt: skip
 
 
 def _attention(t, layer, head):
@@ -156,7 +158,12 @@ def _response(t, predictor, concept, masked):
 
 def _locality(t, predictor):
     own, other, score, low, high = PREDICTORS[predictor]
-    place = {"dataset": t("birds"), "predictor": t(predictor), "n": 100}
+    place = {
+        "dataset": t("birds"),
+        "predictor": t(predictor),
+        "n": 100,
+        "n_groups": 31 if predictor == "pointing" else None,
+    }
     for concept in (None, t("red beak")):
         for measure, value in (("own", own), ("other", other), ("accuracy", 0.8)):
             yield {**place, "concept": concept, "measure": measure, "value": value, "ci_low": None, "ci_high": None}

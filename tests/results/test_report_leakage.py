@@ -167,7 +167,8 @@ def test_the_order_of_the_page(pages):
      "Most of all, the vector of wing tells about beak: 0.90 against 0.55", "shuffled labels: must give 0.5", "one class among the test pictures",
      "outside the cut", "it hardly matters which part is hidden", "locality 0.86 [0.80, 0.90]",
      "gave no value for 1 of 3 questions, mostly: neither yes nor no", "2 seeds, sd 0.1", "★ 61.5", "★ 8.5", "it shows the mask",
-     "[0.51, 0.71]"],
+     "[0.51, 0.71]", "300 pictures of 41 originals", "300 pictures, 6 attributes", "pictures of one original, such as one drawing in several colours, are drawn together",
+     "n 200 of 23 originals", "100 pictures of 31 originals", "100 pictures, step"],
 )  # fmt: skip
 def test_what_must_be_there(pages, said):
     assert said in Outline(pages[RUN]).text
