@@ -75,6 +75,17 @@ def test_pictures_masks_and_labels_take_the_order_of_the_splits(plain: dict[str,
     assert (last.masks[0] == _square(0, 0)).all() and not last.visible[1] and (last.object == last.masks[0]).all()
 
 
+def test_numbers_of_originals_follow_their_pictures(plain: dict[str, Any]) -> None:
+    images = _made(plain, groups=[7, 3, 7])
+    assert images.images["sample_id"].to_pylist() == ["a", "b", "c"]
+    assert images.labels["group"].tolist() == [3, 7, 7] and images.labels["group"].dtype == np.int32
+    assert "group" not in _made(plain).labels
+    assert images.attributes.equals(_made(plain).attributes)
+    for wrong in ([1, 2], [0, -1, 2], [0.5, 1.0, 2.0], [[1, 2, 3]]):
+        with pytest.raises(DataError, match="groups are 3 whole numbers from 0"):
+            _made(plain, groups=wrong)
+
+
 def test_attributes_are_counted_by_split(plain: dict[str, Any]) -> None:
     rows = _made(plain, owners={**plain["owners"], "big": ["head", "tail"]}).attributes.to_pylist()
     found = {(r["attribute"], r["split"]): (r["owner"], r["n_valid"], r["n_positive"]) for r in rows}
