@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from runner.data.sources.specs import Corpus
+from runner.keyed import keyed
 from runner.references import AssetRef, InputPath
 
 WORDNET = AssetRef("asset:wordnet")
@@ -70,24 +69,8 @@ class WordTexts(_Texts):
     words: list[str] = Field(min_length=1)
 
 
-_PLAIN: tuple[type[_Texts], ...] = (WordNetTexts, CaptionTexts, FileTexts, WordTexts)
-
-
-def _kind_tag(value: Any) -> str | None:
-    if isinstance(value, _Texts):
-        return f"texts {value.key}"
-    if not isinstance(value, dict):
-        return None
-    keys = [str(key) for key in value]
-    found = [key for key in keys if key in KINDS] or [
-        match for key in keys for match in difflib.get_close_matches(key, KINDS, 1, 0.6)
-    ]
-    return f"texts {found[0]}" if found else None
-
-
-def _kind(names: Iterable[str]) -> Discriminator:
-    message = "texts are a mapping with one of the keys " + ", ".join(names)
-    return Discriminator(_kind_tag, custom_error_type="texts_kind", custom_error_message=message)
+_WHAT = "texts are a mapping with one of the keys "
+_PLAIN: dict[str, type[_Texts]] = {cls.key: cls for cls in (WordNetTexts, CaptionTexts, FileTexts, WordTexts)}
 
 
 PlainTexts = Annotated[
@@ -95,7 +78,7 @@ PlainTexts = Annotated[
     | Annotated[CaptionTexts, Tag("texts captions")]
     | Annotated[FileTexts, Tag("texts file")]
     | Annotated[WordTexts, Tag("texts words")],
-    _kind(cls.key for cls in _PLAIN),
+    keyed("texts", _PLAIN, what=_WHAT, code="texts_kind"),
 ]
 """A source of texts that holds them as they are."""
 
@@ -108,8 +91,7 @@ class TemplateTexts(_Texts):
     of: PlainTexts
 
 
-_ALL: tuple[type[_Texts], ...] = (*_PLAIN, TemplateTexts)
-KINDS: dict[str, type[_Texts]] = {cls.key: cls for cls in _ALL}
+KINDS: dict[str, type[_Texts]] = {**_PLAIN, TemplateTexts.key: TemplateTexts}
 
 
 TextSource = Annotated[
@@ -118,7 +100,7 @@ TextSource = Annotated[
     | Annotated[FileTexts, Tag("texts file")]
     | Annotated[WordTexts, Tag("texts words")]
     | Annotated[TemplateTexts, Tag("texts templates")],
-    _kind(KINDS),
+    keyed("texts", KINDS, what=_WHAT, code="texts_kind"),
 ]
 """One source of texts; the key decides the kind."""
 

@@ -5,7 +5,6 @@ The key says the kind. pydantic judges; ``runner.data.datasets.loading`` reads. 
 
 from __future__ import annotations
 
-import difflib
 import re
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
@@ -24,6 +23,7 @@ from pydantic import (
 
 from runner.data.datasets.known import KnownName
 from runner.data.sources.specs import PackagedSource, SourceSpec
+from runner.keyed import keyed
 from runner.references import InputPath
 
 Split = Literal["train", "val", "test"]
@@ -263,29 +263,17 @@ KINDS: dict[str, type[DatasetModel]] = {
 }
 
 
-def _kind_tag(value: Any) -> str | None:
-    """Tag of the kind that a mapping means, also when its key is misspelt."""
-    if isinstance(value, DatasetModel):
-        return f"dataset {value.key}"
-    if not isinstance(value, dict):
-        return None
-    keys = [str(key) for key in value]
-    found = [key for key in keys if key in KINDS]
-    near = [match for key in keys for match in difflib.get_close_matches(key.replace("-", "_"), KINDS, 1, 0.6)]
-    if not found and not near and "root" in keys:
-        found = ["name"]
-    return f"dataset {(found or near)[0]}" if found or near else None
-
-
 DatasetSpec = Annotated[
     Annotated[KnownDataset, Tag("dataset name")]
     | Annotated[ImageFolderDataset, Tag("dataset image_folder")]
     | Annotated[PackagedDataset, Tag("dataset packaged")]
     | Annotated[SourceDataset, Tag("dataset source")],
-    Discriminator(
-        _kind_tag,
-        custom_error_type="dataset_kind",
-        custom_error_message="a dataset is a mapping with one of the keys " + ", ".join(KINDS),
+    keyed(
+        "dataset",
+        KINDS,
+        what="a dataset is a mapping with one of the keys ",
+        code="dataset_kind",
+        implied={"root": "name"},
     ),
 ]
 """One dataset; the key decides the kind."""

@@ -5,13 +5,12 @@ The key says the kind. Light: imported to validate a spec.
 
 from __future__ import annotations
 
-import difflib
-import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, model_validator
 
 from runner.data.datasets.specs import NAME, Fractions
+from runner.keyed import keyed
 from runner.references import InputPath
 
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,100}$")]
@@ -137,28 +136,12 @@ KINDS: dict[str, type[PartDatasetModel]] = {
 }
 
 
-def _kind_tag(value: Any) -> str | None:
-    """Tag of the kind that a mapping means, also when its key is misspelt."""
-    if isinstance(value, PartDatasetModel):
-        return f"parts {value.key}"
-    if not isinstance(value, dict):
-        return None
-    keys = [str(key) for key in value]
-    near = [m for key in keys for m in difflib.get_close_matches(re.sub(r"\W", "_", key.lower()), KINDS, 1, 0.6)]
-    found = [key for key in keys if key in KINDS] or near
-    return f"parts {found[0]}" if found else None
-
-
 PartDatasetSpec = Annotated[
     Annotated[CubParts, Tag("parts cub")]
     | Annotated[CelebaMaskParts, Tag("parts celebamask_hq")]
     | Annotated[PacoParts, Tag("parts paco_lvis")]
     | Annotated[PartImageNetParts, Tag("parts partimagenet")]
     | Annotated[ManifestParts, Tag("parts manifest")],
-    Discriminator(
-        _kind_tag,
-        custom_error_type="part_dataset_kind",
-        custom_error_message="a dataset with parts is a mapping with one of the keys " + ", ".join(KINDS),
-    ),
+    keyed("parts", KINDS, what="a dataset with parts is a mapping with one of the keys ", code="part_dataset_kind"),
 ]
 """One dataset with parts; the key decides the kind."""

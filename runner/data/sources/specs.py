@@ -5,7 +5,6 @@ The key says the kind. pydantic judges; ``open_source`` opens. Light: imported t
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,6 +20,7 @@ from pydantic import (
 )
 
 from runner.data.sources.base import MAX_RECORD_BYTES
+from runner.keyed import keyed
 from runner.references import InputPath, asset_ref
 
 Name = Annotated[str, Field(pattern=r"^[^/\x00-\x1f]{1,200}$", description="name of the source in the results")]
@@ -154,19 +154,6 @@ KINDS: dict[str, type[_SourceModel]] = {
 }
 
 
-def _kind_tag(value: Any) -> str | None:
-    """Tag of the kind that a mapping means, also when its key is misspelt, so that the error names the right one."""
-    if isinstance(value, _SourceModel):
-        return f"source {value.key}"
-    if not isinstance(value, dict):
-        return None
-    keys = [str(key) for key in value]
-    found = [key for key in keys if key in KINDS]
-    near = [match for key in keys for match in difflib.get_close_matches(key.replace("-", "_"), KINDS, 1, 0.6)]
-    return f"source {(found or near)[0]}" if found or near else None
-
-
-# Tags differ from the keys: a tag in an error's place must not be taken for the YAML key of the same name.
 SourceSpec = Annotated[
     Annotated[FolderSource, Tag("source folder")]
     | Annotated[FolderTreeSource, Tag("source folder_tree")]
@@ -175,11 +162,7 @@ SourceSpec = Annotated[
     | Annotated[ParquetSource, Tag("source parquet")]
     | Annotated[UrlsSource, Tag("source urls")]
     | Annotated[PackagedSource, Tag("source packaged")],
-    Discriminator(
-        _kind_tag,
-        custom_error_type="source_kind",
-        custom_error_message="an image source is a mapping with one of the keys " + ", ".join(KINDS),
-    ),
+    keyed("source", KINDS, what="an image source is a mapping with one of the keys ", code="source_kind"),
 ]
 """One image source; the key decides the kind."""
 

@@ -6,19 +6,19 @@ applies. Light: imported to validate a spec.
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    Discriminator,
     Field,
     Tag,
     ValidationInfo,
     model_validator,
 )
+
+from runner.keyed import keyed
 
 Label = Annotated[
     str, Field(pattern=r"^[^/\x00-\x1f\x7f]{1,60}$", description="name in the results; no slash; default: the method's")
@@ -241,17 +241,6 @@ KINDS: dict[str, type[Method]] = {
 }
 
 
-def _kind_tag(value: Any) -> str | None:
-    """Tag of the method that is meant, also when its name is misspelt, so that the error names the right one."""
-    if isinstance(value, Method):
-        return f"method {value.key}"
-    keys = [value] if isinstance(value, str) else [str(key) for key in value] if isinstance(value, dict) else []
-    found = [key for key in keys if key in KINDS]
-    near = [match for key in keys for match in difflib.get_close_matches(key.replace("-", "_"), KINDS, 1, 0.6)]
-    return f"method {(found or near)[0]}" if found or (near and isinstance(value, dict)) else None
-
-
-# Tags differ from the keys: a tag in an error's place must not be taken for the YAML key of the same name.
 MethodSpec = Annotated[
     Annotated[Vanilla, Tag("method vanilla")]
     | Annotated[Sem, Tag("method sem")]
@@ -262,13 +251,7 @@ MethodSpec = Annotated[
     | Annotated[Prism, Tag("method prism")]
     | Annotated[BendVlm, Tag("method bend_vlm")]
     | Annotated[SaeTopK, Tag("method sae_top_k")],
-    Discriminator(
-        _kind_tag,
-        custom_error_type="method_kind",
-        custom_error_message="a debiasing method is one of "
-        + ", ".join(KINDS)
-        + ", alone or as a key with its settings",
-    ),
+    keyed("method", KINDS, what="a debiasing method is one of ", code="method_kind", alone=True),
 ]
 """One debiasing method; the key decides which."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Field, Tag
 
+from runner.keyed import keyed
 from runner.nodes.text_specs import CaptionTexts, WordNetTexts
 from runner.references import InputPath
 
@@ -34,38 +34,21 @@ class ConceptNetTerms(BaseModel):
     min_assertions: Annotated[int, Field(ge=1, description="leave out terms with fewer")] = 1
 
 
-_KEYS = ("file", "list", "conceptnet", "wordnet", "captions")
-_CLASSES: dict[Any, str] = {
-    ConceptFile: "file",
-    ConceptList: "list",
-    ConceptNetTerms: "conceptnet",
-    WordNetTexts: "wordnet",
-    CaptionTexts: "captions",
+_KINDS: dict[str, type[Any]] = {
+    "file": ConceptFile,
+    "list": ConceptList,
+    "conceptnet": ConceptNetTerms,
+    "wordnet": WordNetTexts,
+    "captions": CaptionTexts,
 }
 
 
-def _kind(value: Any) -> str | None:
-    if type(value) in _CLASSES:
-        return _CLASSES[type(value)]
-    if not isinstance(value, dict):
-        return None
-    keys = [str(key) for key in value]
-    if sum(key in _KEYS for key in keys) > 1:
-        return None
-    near = (match for key in keys for match in difflib.get_close_matches(key, _KEYS, 1, 0.6))
-    return next((key for key in keys if key in _KEYS), None) or next(near, None)
-
-
 Concepts = Annotated[
-    Annotated[ConceptFile, Tag("file")]
-    | Annotated[ConceptList, Tag("list")]
-    | Annotated[ConceptNetTerms, Tag("conceptnet")]
-    | Annotated[WordNetTexts, Tag("wordnet")]
-    | Annotated[CaptionTexts, Tag("captions")],
-    Discriminator(
-        _kind,
-        custom_error_type="concepts_kind",
-        custom_error_message=f"concepts are a mapping with one of the keys {', '.join(_KEYS)}; give one of them",
-    ),
+    Annotated[ConceptFile, Tag("concepts file")]
+    | Annotated[ConceptList, Tag("concepts list")]
+    | Annotated[ConceptNetTerms, Tag("concepts conceptnet")]
+    | Annotated[WordNetTexts, Tag("concepts wordnet")]
+    | Annotated[CaptionTexts, Tag("concepts captions")],
+    keyed("concepts", _KINDS, what="concepts are a mapping with one of the keys ", code="concepts_kind", one=True),
 ]
 """One source of concepts; the key decides the kind."""

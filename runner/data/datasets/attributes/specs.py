@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from runner.data.datasets.specs import DatasetModel, Fractions, Limit, PackagedSet
+from runner.keyed import keyed
 from runner.references import InputPath
 
 Column = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,100}$")]
@@ -159,11 +160,6 @@ KINDS: dict[str, type[AttributedModel]] = {
 }  # fmt: skip
 
 
-def _kind_tag(value: Any) -> str | None:
-    keys = [value.key] if isinstance(value, AttributedModel) else list(value) if isinstance(value, dict) else []
-    return next((f"attributed {key}" for key in keys if key in KINDS), None)
-
-
 AttributedSpec = Annotated[
     Annotated[WaterbirdsDataset, Tag("attributed waterbirds")]
     | Annotated[CelebaDataset, Tag("attributed celeba")]
@@ -172,10 +168,8 @@ AttributedSpec = Annotated[
     | Annotated[VisuDataset, Tag("attributed visu")]
     | Annotated[EmojiDataset, Tag("attributed emoji")]
     | Annotated[TableDataset, Tag("attributed table")],
-    Discriminator(
-        _kind_tag,
-        custom_error_type="dataset_kind",
-        custom_error_message="a dataset with attributes is a mapping with one of the keys " + ", ".join(KINDS),
+    keyed(
+        "attributed", KINDS, what="a dataset with attributes is a mapping with one of the keys ", code="dataset_kind"
     ),
 ]
 """One dataset; the key decides the kind."""

@@ -5,10 +5,11 @@ The key says the kind. Light: imported to validate a spec.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Field, Tag
 
+from runner.keyed import keyed
 from runner.references import InputPath
 
 Limit = Annotated[int, Field(ge=1, description="read only the first so many pictures")]
@@ -40,18 +41,8 @@ class ImagenetXFolder(_Dataset):
 KINDS: dict[str, type[_Dataset]] = {cls.key: cls for cls in (CelebaFolder, ImagenetXFolder)}
 
 
-def _kind(value: Any) -> str | None:
-    keys = [value.key] if isinstance(value, _Dataset) else list(value) if isinstance(value, dict) else []
-    return next((f"dataset {key}" for key in keys if key in KINDS), None)
-
-
-# Tags differ from the keys, as those of image sources do.
 DatasetSpec = Annotated[
     Annotated[CelebaFolder, Tag("dataset celeba")] | Annotated[ImagenetXFolder, Tag("dataset imagenet_x")],
-    Discriminator(
-        _kind,
-        custom_error_type="dataset_kind",
-        custom_error_message="a labelled data set is a mapping with one of the keys " + ", ".join(KINDS),
-    ),
+    keyed("dataset", KINDS, what="a labelled data set is a mapping with one of the keys ", code="dataset_kind"),
 ]
 """One data set; the key decides the kind."""
