@@ -1821,7 +1821,7 @@ CREATE TABLE leak_locality (
   dataset VARCHAR NOT NULL,  -- dataset
   predictor VARCHAR NOT NULL,  -- model
   concept VARCHAR,  -- concept; NULL: all
-  measure VARCHAR NOT NULL,  -- own (its part hidden), other (another part hidden), locality_score = own / (own + other), accuracy, auroc (pictures as they are), largest_change_outside and largest_change_inside (under optimised perturbations of pixels outside or inside its part)
+  measure VARCHAR NOT NULL,  -- own (its part hidden), other (another part hidden), locality_score = own / (own + other), accuracy, auroc (pictures as they are), largest_change_outside and largest_change_inside (under optimised perturbations of equally many pixels outside or inside its part)
   value DOUBLE,  -- the measure
   ci_low DOUBLE,  -- 95 % interval, bootstrap over pictures
   ci_high DOUBLE,  -- 95 % interval

@@ -1,4 +1,8 @@
-"""Concepts of a ``PartImages`` pushed by pixels outside their part, and by as strong a perturbation inside it."""
+"""Concepts of a ``PartImages`` pushed by pixels outside their part, and by as strong a perturbation of as many pixels inside it.
+
+The larger of the two sides is cut to a random subset of its pixels, the same for all concepts of a part, drawn with seed, picture and
+part: otherwise the side with more pixels would move a concept farther whatever the predictor looks at.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,9 @@ from runner.data.parts.reading import PartReader
 from runner.data.sampling import sampled
 from runner.errors import StepError
 from runner.models.classifier.concept_head import ConceptHeadClassifier
+from runner.nodes.leakage.loading import Loader
 from runner.nodes.leakage.locality_pictures import groups_of
-from runner.nodes.leakage.perturbation import largest_change
+from runner.nodes.leakage.perturbation import equal_areas, largest_change
 
 if TYPE_CHECKING:
     from runner.artifacts import PartImages
@@ -30,13 +35,15 @@ SIDES = ("outside", "inside")
 
 
 class Plan(NamedTuple):
-    """``pictures`` of ``split`` at most; a perturbation of at most ``epsilon`` (pixels in 0..1) in ``steps`` steps."""
+    """``pictures`` of ``split`` at most; a perturbation of at most ``epsilon`` (pixels in 0..1) in ``steps`` steps, of pixels drawn
+    with ``seed``."""
 
     pictures: int
     split: str
     epsilon: float
     steps: int
     batch_size: int
+    seed: int
 
 
 class _Batch(NamedTuple):
@@ -48,7 +55,7 @@ class _Batch(NamedTuple):
 
 
 def perturbed_rows(ctx: StepContext, predictor: Classifier, images: PartImages, plan: Plan) -> pa.Table:
-    """Rows ``sample_id``, ``concept``, ``side``, ``change`` of every concept that has one part. Raises ``StepError`` for predictors whose
+    """Rows ``sample_id``, ``concept``, ``side``, ``change``, ``n_pixels`` of every concept that has one part. Raises ``StepError`` for predictors whose
     gradient is not open, and where no concept has one part."""
     if not isinstance(predictor, ConceptHeadClassifier):
         raise StepError(
@@ -65,7 +72,7 @@ def perturbed_rows(ctx: StepContext, predictor: Classifier, images: PartImages, 
             f"no concept of {predictor.name} belongs to one part of {images.about['dataset']}", step=ctx.step
         )
     rows: list[dict[str, Any]] = []
-    for batch in _batches(ctx, predictor, reader, plan):
+    for batch in _batches(ctx, predictor, reader, images.about, plan):
         rows += _saved_rows(ctx, predictor, batch, concepts, plan)
     table = pa.Table.from_pylist(rows, schema=_schema())
     group = groups_of(images, plan.split)
@@ -77,7 +84,9 @@ def _saved_rows(
 ) -> list[dict[str, Any]]:
     """Rows of one batch, from the item cache where an attempt before computed them."""
     content = hashlib.sha256(batch.pixels.cpu().numpy().tobytes() + batch.masks.cpu().numpy().tobytes()).hexdigest()
-    key = item_key("leakage.perturb", predictor.identity, batch.names, content, concepts, plan.epsilon, plan.steps)
+    key = item_key(
+        "leakage.perturb", 2, predictor.identity, batch.names, content, concepts, plan.epsilon, plan.steps, plan.seed
+    )  # fmt: skip
     stored = ctx.items.get(key)
     if stored is not None:
         return list(json.loads(stored))
@@ -91,22 +100,27 @@ def _saved_rows(
 
 def _schema() -> pa.Schema:
     text: pa.DataType = pa.string()
-    return pa.schema([("sample_id", text), ("concept", text), ("side", text), ("change", pa.float64())])
+    return pa.schema(
+        [("sample_id", text), ("concept", text), ("side", text), ("change", pa.float64()), ("n_pixels", pa.int64())]
+    )
 
 
-def _batches(ctx: StepContext, predictor: ConceptHeadClassifier, reader: PartReader, plan: Plan) -> Iterator[_Batch]:
+def _batches(
+    ctx: StepContext, predictor: ConceptHeadClassifier, reader: PartReader, about: dict[str, Any], plan: Plan
+) -> Iterator[_Batch]:
+    """Pictures and masks at the backbone's size. Raises ``DataError`` where a mask does not have its picture's size."""
     listed = [row for row, split in enumerate(reader.splits) if split == plan.split]
     rows = sampled(listed, plan.pictures, ctx.seed, lambda row: reader.sample_ids[row])
     if not rows:
         raise StepError(f"there is no picture in the split {plan.split!r}", step=ctx.step, hint="use another split")
+    loader = Loader(reader, predictor.backbone, about, (), {}, plan.seed)
     ready: list[tuple[str, Any, Any]] = []
     for row, image in ctx.track(reader.pictures(rows), unit="pictures", total=len(rows)):
         if isinstance(image, UnreadableImage):
             ctx.failed(reader.sample_ids[row], str(image.message))
             continue
-        geometry = predictor.backbone.geometry
-        masks = np.stack([geometry.mask(mask) for mask in reader.masks(row).masks])
-        ready.append((reader.sample_ids[row], predictor.prepare(image), masks))
+        drawn = loader.draw(row, image)
+        ready.append((reader.sample_ids[row], drawn.pixels, drawn.masks))
         if len(ready) == plan.batch_size:
             yield _batch(ready, predictor.backbone.device)
             ready = []
@@ -133,8 +147,15 @@ def _concept_rows(
     def value(pixels: Tensor) -> Tensor:
         return predictor.concept_logits(pixels)[:, label].sigmoid()
 
-    for side in SIDES:
-        allowed = own[kept] if side == "inside" else ~own[kept]
+    order = torch.from_numpy(np.stack([_order(batch.names[b], part, own.shape[1:], plan.seed) for b in kept.tolist()]))
+    for side, allowed in zip(SIDES, equal_areas(own[kept], order.to(own.device)), strict=True):
         changes = largest_change(value, batch.pixels[kept], allowed, epsilon=plan.epsilon, steps=plan.steps)
-        for place, change in zip(kept.tolist(), changes.tolist(), strict=True):
-            yield {"sample_id": batch.names[place], "concept": predictor.labels[label], "side": side, "change": change}
+        counts = allowed.flatten(1).sum(1)
+        for place, change, n in zip(kept.tolist(), changes.tolist(), counts.tolist(), strict=True):
+            own_row = {"sample_id": batch.names[place], "concept": predictor.labels[label], "side": side}
+            yield own_row | {"change": change, "n_pixels": n}
+
+
+def _order(name: str, part: int, shape: tuple[int, ...], seed: int) -> Any:
+    """Random numbers float64 [H, W] that depend on seed, picture and part alone, not on the batch."""
+    return np.random.default_rng([seed, part, *np.frombuffer(name.encode(), np.uint8).tolist()]).random(shape)

@@ -45,7 +45,7 @@ class ConceptHead(Artifact):
 @dataclass(frozen=True)
 class Perturbed(Artifact):
     """How far concepts can be pushed. ``changes``: ``sample_id``, ``concept``, ``side`` (``outside`` or ``inside`` of its part), ``change``:
-    the largest absolute change found; ``about``, ``predictor`` as in ``ConceptAnswers``."""
+    the largest absolute change found, ``n_pixels``: how many were open, the same on both sides; ``about``, ``predictor`` as in ``ConceptAnswers``."""
 
     about: dict[str, Any]
     settings: dict[str, Any]
@@ -201,7 +201,7 @@ def _sides(concepts: Mapping[str, str | YesNoTexts] | None, ctx: StepContext) ->
     return sides
 
 
-@step("leakage.perturb", version="1")
+@step("leakage.perturb", version="2")
 def perturb(
     ctx: StepContext,
     *,
@@ -214,10 +214,10 @@ def perturb(
     label: Label = None,
     batch_size: BatchSize = 16,
 ) -> Perturbed:
-    """Push each concept of a differentiable predictor as far as it goes with pixels outside its part only, and inside it only."""
+    """Push each concept of a differentiable predictor as far as it goes with pixels outside its part only, and with as many inside it."""
     from runner.nodes.leakage.locality_perturbing import Plan, perturbed_rows
 
-    changes = perturbed_rows(ctx, predictor, images, Plan(pictures, split, epsilon, steps, batch_size))
+    changes = perturbed_rows(ctx, predictor, images, Plan(pictures, split, epsilon, steps, batch_size, ctx.seed))
     settings = {"pictures": pictures, "split": split, "epsilon": epsilon, "steps": steps}
     who = {"name": label or predictor.name, "identity": predictor.identity, "kind": "classifier"}
     return Perturbed(images.about, settings, who, changes)

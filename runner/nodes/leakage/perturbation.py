@@ -3,6 +3,8 @@
 Companion measure of "Do Concept Bottleneck Models Respect Localities?" (arXiv 2401.01259): the maximal change of a concept under an
 optimised perturbation that is restricted to irrelevant pixels. The optimiser (signed gradient steps, both directions) and its
 defaults are definitions of this project; what it finds is a lower bound of the maximum.
+
+A perturbation of more pixels reaches farther, so sides of different areas are made equal before they are compared.
 """
 
 from __future__ import annotations
@@ -11,6 +13,21 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+
+def equal_areas(inside: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """As many pixels outside a part as inside it: bool [B, H, W] -> (outside, inside), bool [B, H, W] each.
+
+    The larger side keeps its pixels of lowest ``order``, float [B, H, W] without ties (random numbers: a random subset).
+    """
+    flat = inside.flatten(1)
+    n = torch.minimum(flat.sum(1), (~flat).sum(1))[:, None]
+
+    def fewest(side: Tensor) -> Tensor:
+        rank = order.flatten(1).masked_fill(~side, torch.inf).argsort(1).argsort(1)
+        return (side & (rank < n)).view(inside.shape)
+
+    return fewest(~flat), fewest(flat)
 
 
 def largest_change(

@@ -1,16 +1,20 @@
 """Optimised perturbations restricted to pixels outside or inside a part."""
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from locality_material import PARTS, Reader, quadrant_images, quadrant_mask, rows_by
 
 from runner.context import local_context
-from runner.errors import StepError
+from runner.data.parts import rle
+from runner.errors import DataError, StepError
 from runner.models.backbones.timm_vit import planted_vit
 from runner.models.classifier.concept_head import ConceptHeadClassifier, Head, read_head
 from runner.nodes.leakage.locality_steps import answer, fit_concepts, locality, mask_pictures, perturb
-from runner.nodes.leakage.perturbation import largest_change
+from runner.nodes.leakage.perturbation import equal_areas, largest_change
 
 
 def test_a_linear_predictor_moves_by_epsilon_times_its_open_weights():
@@ -51,6 +55,43 @@ def test_the_better_direction_counts_and_more_steps_find_no_less():
         for steps in (1, 20)
     ]
     assert bent[0] <= bent[1] + 1e-6
+
+
+def test_both_sides_have_as_many_pixels():
+    generator = torch.Generator().manual_seed(2)
+    inside = torch.rand(6, 5, 7, generator=generator) < torch.tensor([0.1, 0.3, 0.5, 0.8, 0.0, 1.0]).view(-1, 1, 1)
+    order = torch.rand(6, 5, 7, generator=generator)
+    outer, inner = equal_areas(inside, order)
+    n = torch.minimum(inside.sum((1, 2)), 35 - inside.sum((1, 2)))
+    assert torch.equal(outer.sum((1, 2)), n) and torch.equal(inner.sum((1, 2)), n)
+    assert not (outer & inside).any() and not (inner & ~inside).any()
+    assert order[0][outer[0]].max() < order[0][~inside[0] & ~outer[0]].min()
+
+
+def test_a_predictor_of_the_whole_picture_moves_alike_by_both_sides(ctx, tmp_path):
+    class Everywhere(Local):
+        def concept_logits(self, pixels):
+            return 20 * pixels.mean((1, 2, 3))[:, None].expand(-1, 4) - 10
+
+    images = quadrant_images(tmp_path / "data", 24)  # a part is a quarter, all else three
+    local = local_predictor()
+    made = perturb(ctx, predictor=Everywhere(local.backbone, local.linear, "all"), images=images, pictures=4, steps=2)
+    rows = made.changes.to_pylist()
+    outside, inside = ([r["change"] for r in rows if r["side"] == side] for side in ("outside", "inside"))
+    assert {r["n_pixels"] for r in rows} == {32 * 32}
+    assert min(inside) > 0.01 and outside == pytest.approx(inside, rel=0.1)
+
+
+def test_masks_of_another_size_are_refused_here_too(ctx, tmp_path):
+    images = quadrant_images(tmp_path / "data", 8)
+    rows = [
+        row | {"height": 48, "width": 48, "runs": rle.encode(np.ones((48, 48), bool))}
+        for row in images.masks.to_pylist()
+    ]
+    table = pa.Table.from_pylist(rows, schema=images.masks.schema)
+    images = replace(images, masks=table)
+    with pytest.raises(DataError, match="its masks are 48 x 48 pixels, the picture is 32 x 32"):
+        perturb(ctx, predictor=local_predictor(), images=images)
 
 
 @pytest.fixture
