@@ -51,20 +51,24 @@ MOST_WEIGHTS = 2**26
 
 @dataclass(frozen=True)
 class Chunk:
-    """Pictures [B, 3, H, W] in 0..1, masks of parts bool [B, P, H, W], of the object [B, H, W], and what replaces pixels."""
+    """Pictures [B, 3, H, W] in 0..1, masks of parts bool [B, P, H, W], of the object [B, H, W], and what replaces pixels.
+
+    ``inner`` bool [B, P, H, W]: pixels of the parts that hold nothing of what lies outside (None: all), for two-stage vectors."""
 
     sample_ids: list[str]
     pixels: Tensor
     masks: Tensor
     whole: Tensor
     replacement: Tensor
+    inner: Tensor | None = None
 
 
 def audit_chunk(ctx: StepContext, backbone: VisionBackbone, chunk: Chunk, audit: Audit) -> Arrays:
     """Everything measured of a chunk, from the cache where it was done before. The key is the content of what goes in."""
-    held = (chunk.pixels, chunk.masks, chunk.whole, chunk.replacement)
+    inner = chunk.masks if chunk.inner is None else chunk.inner
+    held = (chunk.pixels, chunk.masks, chunk.whole, chunk.replacement, inner)
     content = [hashlib.sha256(t.numpy().tobytes()).hexdigest() for t in held]
-    key = item_key("leakage.dependence", 1, backbone.identity, backbone.name, asdict(audit), content)
+    key = item_key("leakage.dependence", 2, backbone.identity, backbone.name, asdict(audit), content)
     stored = ctx.items.get(key)
     if stored is None:
         found = _measure(ctx, backbone, chunk, audit)
@@ -78,10 +82,12 @@ def audit_chunk(ctx: StepContext, backbone: VisionBackbone, chunk: Chunk, audit:
 
 def _measure(ctx: StepContext, backbone: VisionBackbone, chunk: Chunk, audit: Audit) -> Arrays:
     pixels, masks, replacement = (t.to(backbone.device) for t in (chunk.pixels, chunk.masks, chunk.replacement))
+    inner = masks if chunk.inner is None else chunk.inner.to(backbone.device)
     found = {}
     for name in audit.extractors:
         ctx.check()
-        found[f"values {name}"] = _values(backbone, name, pixels, masks, replacement, audit)
+        read = masks if name == "single" else inner
+        found[f"values {name}"] = _values(backbone, name, pixels, masks, read, replacement, audit)
     if backbone.kind_of_layers == "tokens" and (audit.attention or audit.token_norms):
         ctx.check()
         patches = patch_mask(masks, backbone.patch_sizes[0], audit.patch_rule)
@@ -115,15 +121,15 @@ def extractor(backbone: VisionBackbone, name: str, audit: Audit) -> Extractor:
 
 
 def _values(
-    backbone: VisionBackbone, name: str, pixels: Tensor, masks: Tensor, replacement: Tensor, audit: Audit
+    backbone: VisionBackbone, name: str, pixels: Tensor, masks: Tensor, read: Tensor, replacement: Tensor, audit: Audit
 ) -> np.ndarray[Any, Any]:
-    """float64 [4, L, B, P] in the order of ``MEASURES``."""
+    """float64 [4, L, B, P] in the order of ``MEASURES``. ``masks`` say what lies outside a part, ``read`` what is extracted from."""
     extract = extractor(backbone, name, audit)
 
     def whole(x: Tensor) -> Tensor:
-        return extract(x, masks)
+        return extract(x, read)
 
-    one = None if name == "single" else lambda x, part: extract(x, masks[:, part : part + 1])[..., 0, :]
+    one = None if name == "single" else lambda x, part: extract(x, read[:, part : part + 1])[..., 0, :]
     distances = replacement_dependence(whole, pixels, masks, replacement, one=one)
     share = gradient_share(whole, pixels, masks) if audit.gradient else torch.full_like(distances.d_out, torch.nan)
     return torch.stack([share, *distances]).cpu().numpy()
@@ -284,7 +290,7 @@ def read_chunk(ctx: StepContext, loader: Loader, rows: Sequence[int], audit: Aud
             return None
         others = torch.where(batch.has_donor[:, None, None, None], batch.donors, batch.images.roll(1, 0))
     replacement = replaced_by(audit.replace, batch.images, others, loader.backbone, audit.seed)
-    return Chunk([ids[row] for row in loaded.rows], batch.images, batch.masks, batch.whole, replacement)
+    return Chunk([ids[row] for row in loaded.rows], batch.images, batch.masks, batch.whole, replacement, batch.inner)
 
 
 def drawn_masks(images: PartImages, rows: Sequence[int]) -> Counts:

@@ -30,7 +30,7 @@ class Dependence(Artifact):
 Extractors = Annotated[list[Literal["single", "two_stage"]], Field(min_length=1, max_length=2)]
 
 
-@step("leakage.dependence", version="1")
+@step("leakage.dependence", version="2")
 def dependence(
     ctx: StepContext,
     *,

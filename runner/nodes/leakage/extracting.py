@@ -59,11 +59,13 @@ class Recipe:
 @dataclass(frozen=True)
 class Batch:
     """Pictures as the backbone takes them. ``images`` float32 [B, 3, H, W]; ``masks`` bool [B, S, H, W]: parts, then further
-    sources; ``parts``: how many are parts; ``whole`` bool [B, H, W]; ``keypoints`` float32 [B, S, 2]; ``places`` float32 [B, P]: where random
+    sources; ``inner`` bool [B, S, H, W]: those of their pixels that hold nothing of what lies outside, for two-stage vectors;
+    ``parts``: how many are parts; ``whole`` bool [B, H, W]; ``keypoints`` float32 [B, S, 2]; ``places`` float32 [B, P]: where random
     regions grow; ``donors`` [B, 3, H, W] and ``has_donor`` bool [B], or None."""
 
     images: Tensor
     masks: Tensor
+    inner: Tensor
     parts: int
     whole: Tensor
     keypoints: Tensor
@@ -80,12 +82,14 @@ class Batch:
 @dataclass
 class Vectors:
     """``vectors``: float32 [B, S, D] by extractor and layer, NaN where absent; ``present`` bool [B, S] by extractor; ``n_patches``
-    and ``n_patches_two`` int64 [B, S]: at the deepest layer, by the rule of each stage."""
+    and ``n_patches_two`` int64 [B, S]: at the deepest layer, by the rule of each stage; ``removed``: int64 [B, 2, S] by layer, a
+    source's patches and those of them that ``no_artefacts`` leaves out."""
 
     vectors: dict[Cut, Tensor] = field(default_factory=dict)
     present: dict[str, Tensor] = field(default_factory=dict)
     n_patches: Tensor = field(default_factory=lambda: torch.zeros(0))
     n_patches_two: Tensor = field(default_factory=lambda: torch.zeros(0))
+    removed: dict[int, Tensor] = field(default_factory=dict)
 
     def add(self, name: str, layer: int, vectors: Tensor, present: Tensor) -> None:
         """One layer. A source is present where every layer has it: maps of a CNN are coarser the deeper."""
@@ -104,12 +108,14 @@ def extract(backbone: VisionBackbone, batch: Batch, recipe: Recipe) -> Vectors:
     deepest = backbone.patch_sizes[recipe.layers[-1]]
     two_rule, two_mode = (recipe.two.rule, recipe.two.mode) if recipe.two else ("all", "packed")
     made.n_patches = patches_to_pool(batch.masks, deepest, recipe.rule, recipe.pooling, batch.keypoints).bool().sum(-1)
-    made.n_patches_two = two_stage_patches(batch.masks, deepest, two_mode, two_rule).sum(-1)
+    made.n_patches_two = two_stage_patches(batch.inner, deepest, two_mode, two_rule).sum(-1)
     _single(made, backbone, batch, recipe)
     if recipe.two:
         _two_stage(made, backbone, batch, recipe, recipe.two, "two_stage", batch.images)
         if "mask_only" in recipe.controls:
-            ground = filling(recipe.two.fill, batch.images, batch.masks, backbone.mean, recipe.seed)
+            # What `blur` puts around a part is the picture's own; the choice of a colour by it would tell of the picture.
+            fill = "mean" if recipe.two.fill == "blur" else recipe.two.fill
+            ground = filling(fill, batch.images, batch.inner, backbone.mean, recipe.seed)
             blank = constant_pictures(batch.images, ground)
             _two_stage(made, backbone, batch, recipe, recipe.two, "mask_only", blank)
     if "swap" in recipe.controls:
@@ -128,6 +134,8 @@ def _single(made: Vectors, backbone: VisionBackbone, batch: Batch, recipe: Recip
         made.add("single", layer, pool_parts(tokens, kept[size], recipe.pooling), kept[size].bool().any(-1))
         if "no_artefacts" in recipe.controls:
             left = without_high_norm(kept[size], raw)
+            held, still = ((each > 0).sum(-1) for each in (kept[size], left))
+            made.removed[layer] = torch.stack([held, held - still], 1)
             made.add("no_artefacts", layer, pool_parts(tokens, left, recipe.pooling), left.bool().any(-1))
         if others:
             made.add("random_region", layer, pool_parts(tokens, others[size], over_regions), others[size].any(-1))
@@ -136,7 +144,7 @@ def _single(made: Vectors, backbone: VisionBackbone, batch: Batch, recipe: Recip
 def _regions(batch: Batch, weights: Tensor, size: int, rule: Rule) -> Tensor:
     """Random regions for the parts, none for further sources: bool [B, S, N]."""
     inside = patch_mask(batch.whole, size, rule) | weights[:, : batch.parts].any(1)
-    regions = random_regions(inside, weights[:, : batch.parts].sum(-1), batch.places)
+    regions = random_regions(inside, weights[:, : batch.parts], batch.places)
     return torch.cat([regions, torch.zeros_like(weights[:, batch.parts :])], 1)
 
 
@@ -144,11 +152,11 @@ def _two_stage(
     made: Vectors, backbone: VisionBackbone, batch: Batch, recipe: Recipe, two: TwoStage, name: str, images: Tensor
 ) -> None:
     vectors = two_stage_layers(
-        backbone, images, batch.masks, two.mode, two.pool, rule=two.rule, strict_pixels=two.strict_pixels, fill=two.fill,
+        backbone, images, batch.inner, two.mode, two.pool, rule=two.rule, strict_pixels=two.strict_pixels, fill=two.fill,
         layers=recipe.layers, norm=recipe.norm, allow_boundary_leak=two.allow_boundary_leak, seed=recipe.seed,
     )  # fmt: skip
     sizes = {backbone.patch_sizes[layer] for layer in recipe.layers}
-    there = {size: two_stage_patches(batch.masks, size, two.mode, two.rule).any(-1) for size in sizes}
+    there = {size: two_stage_patches(batch.inner, size, two.mode, two.rule).any(-1) for size in sizes}
     for layer, each in zip(recipe.layers, vectors, strict=True):
         made.add(name, layer, each, there[backbone.patch_sizes[layer]])
 
@@ -189,10 +197,12 @@ def described(recipe: Recipe) -> list[dict[str, Any]]:
     what = {
         "single": f"tokens of the whole picture pooled under the part ({recipe.pooling})",
         "two_stage": "" if two is None else f"computed from the part alone ({two.mode}, {two.pool})",
-        "random_region": "tokens of the whole picture pooled over a random region of the object with as many patches as the part",
+        "random_region": "tokens of the whole picture pooled over a random region of the object with as many patches as the part, "
+        "none of them the part's where the rest of the object has as many",
         "mask_only": "two-stage vectors of a picture of one colour: all they know is the mask",
         "swap": "tokens of another picture, into which the part was pasted, pooled under the part",
-        "no_artefacts": "as single, without tokens whose norm is above median + 5 MAD of their picture",
+        "no_artefacts": "as single, without tokens whose norm is above median + 5 MAD of their picture; on a flat background, whose "
+        "norms hardly differ, ordinary tokens of the object count as high too (see settings, removed)",
     }
     clean = {"two_stage": bool(two and two.leak_free), "mask_only": True}
     return [{"name": name, "what": what[name], "leak_free": clean.get(name, False)} for name in recipe.extractors]

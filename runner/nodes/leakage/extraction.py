@@ -21,6 +21,8 @@ from runner.nodes.leakage.loading import Loaded, Loader
 from runner.nodes.leakage.storing import load_array, save_piece, write_rows
 
 Array = NDArray[Any]
+MOST_REMOVED = 0.2
+"""Share of a source's patches above which leaving out high norms leaves out more than artefacts."""
 COUNTS = ("n_pixels", "n_patches", "n_patches_two", "visible")
 
 
@@ -59,11 +61,13 @@ class Extraction:
 
 @dataclass
 class Outcome:
-    """What is left to say of a finished extraction: ``unreadable`` by row; ``present`` by extractor and counts, [n, S]."""
+    """What is left to say of a finished extraction: ``unreadable`` by row; ``present`` by extractor and counts, [n, S];
+    ``removed``: the share of its patches that ``no_artefacts`` left out, by source and layer (where it has any)."""
 
     unreadable: dict[int, str] = field(default_factory=dict)
     present: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     counts: dict[str, Array] = field(default_factory=dict)
+    removed: dict[str, dict[int, float]] = field(default_factory=dict)
 
 
 def run(ctx: StepContext, job: Extraction, vectors: Path) -> Outcome:
@@ -76,11 +80,24 @@ def run(ctx: StepContext, job: Extraction, vectors: Path) -> Outcome:
         present={name: job.gathered(f"present/{name}") for name in job.recipe.extractors},
         counts={name: job.gathered(name) for name in COUNTS},
     )
+    if "no_artefacts" in job.recipe.controls:
+        outcome.removed = removed_shares(job)
     for row, why in zip(job.rows, job.gathered("why").tolist(), strict=True):
         if why:
             outcome.unreadable[row] = why
     _report(ctx, job, outcome)
     return outcome
+
+
+def removed_shares(job: Extraction) -> dict[str, dict[int, float]]:
+    """Share of a source's patches, over all pictures, that ``no_artefacts`` left out: by source, then layer."""
+    found: dict[str, dict[int, float]] = {source: {} for source in job.sources}
+    for layer in job.recipe.layers:
+        held, gone = job.gathered(f"removed/L{layer}").sum(0)
+        for source, all_, out in zip(job.sources, held.tolist(), gone.tolist(), strict=True):
+            if all_:
+                found[source][layer] = out / all_
+    return found
 
 
 def compute(ctx: StepContext, job: Extraction) -> None:
@@ -116,6 +133,9 @@ def piece_of(job: Extraction, rows: Sequence[int], loaded: Loaded) -> dict[str, 
             width = _width(job, widths[layer]) if found is None else found.shape[-1]
             piece[key] = _placed(at, (*shape, width), found, job.dtype, np.nan)
             _check_finite(job, rows, piece[key], piece[f"present/{name}"], key)
+    for layer in job.recipe.layers if "no_artefacts" in job.recipe.controls else ():
+        gone = made and made.removed[layer].cpu().numpy()
+        piece[f"removed/L{layer}"] = _placed(at, (len(rows), 2, len(job.sources)), gone, np.int64, 0)
     masks = None if loaded.batch is None else loaded.batch.masks.flatten(2).sum(-1).numpy()
     piece["n_pixels"] = _placed(at, shape, masks, np.int64, 0)
     piece["n_patches"] = _placed(at, shape, made and made.n_patches.cpu().numpy(), np.int64, 0)
@@ -165,6 +185,18 @@ def _report(ctx: StepContext, job: Extraction, outcome: Outcome) -> None:
             listed = ", ".join(source for source in job.sources if source in never - known)
             ctx.warn(f"{name}: no picture has vectors of {listed}; leak_parts says why", item=job.backbone.name)
         known |= never if name == "single" else set()
+    _warn_of_removed(ctx, job, outcome.removed)
+
+
+def _warn_of_removed(ctx: StepContext, job: Extraction, removed: dict[str, dict[int, float]]) -> None:
+    worst = {source: max(shares.values()) for source, shares in removed.items() if shares}
+    much = [f"{source} ({share:.0%})" for source, share in worst.items() if share > MOST_REMOVED]
+    if much:
+        ctx.warn(
+            f"no_artefacts leaves out more than {MOST_REMOVED:.0%} of the patches of {', '.join(much)} in some layer: these are "
+            "not artefacts alone. The rule (median + 5 MAD of a picture's norms) needs textured backgrounds",
+            item=job.backbone.name,
+        )
 
 
 def part_rows(job: Extraction, outcome: Outcome, about: dict[str, Any], two_rule: str) -> list[dict[str, Any]]:

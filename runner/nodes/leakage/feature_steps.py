@@ -85,7 +85,7 @@ def _estimate(params: Mapping[str, Any]) -> Cost:
     return Cost(images=None if limit is None else limit * len(params.get("splits", ())))
 
 
-@step("leakage.features", version="1", estimate=_estimate)
+@step("leakage.features", version="2", estimate=_estimate)
 def features(
     ctx: StepContext,
     *,
@@ -126,12 +126,13 @@ def features(
         "pooling": pooling, "norm": norm, "patch_rule": patch_rule.model_dump(), "dtype": dtype, "seed": seed,
         "two_stage": two_stage and two_stage.model_dump() | {"leak_free": recipe.two is not None and recipe.two.leak_free},
         "controls": list(controls),
+        "removed": {source: {str(layer): share for layer, share in shares.items()} for source, shares in outcome.removed.items()},
     }  # fmt: skip
     return _artifact(ctx, images, job, outcome, asked, pictures)
 
 
 def _warn_of_scaling(ctx: StepContext, backbone: VisionBackbone, images: PartImages) -> None:
-    """Scaling mixes pixels across the edges of masks, which then hold a little of what lies beside the part."""
+    """Scaling mixes pixels across the edges of masks: two-stage vectors do without those, single-stage vectors pool them."""
     from runner.nodes.leakage.loading import resized_sizes
 
     geometry = backbone.geometry
@@ -140,7 +141,8 @@ def _warn_of_scaling(ctx: StepContext, backbone: VisionBackbone, images: PartIma
         side = geometry.size if geometry.squash else geometry.short_side
         ctx.warn(
             f"{images.about['dataset']}: masks are exact at {sizes[0][0]} x {sizes[0][1]} pixels, but {backbone.name} scales "
-            f"pictures to {side}: pixels at the edges of parts are mixed with what lies beside them; make pictures of side {side}"
+            f"pictures to {side}: pixels at the edges of parts are mixed with what lies beside them, which two-stage vectors leave out, so that they see "
+            f"less of each part; make pictures of side {side}"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,13 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Drawn:
-    """One picture at the input's size: ``pixels`` float32 [3, H, W]; ``masks`` bool [P, H, W]; ``whole`` bool [H, W]; ``keypoints``
+    """One picture at the input's size: ``pixels`` float32 [3, H, W]; ``masks`` bool [P, H, W]; ``inner`` bool [P + 2, H, W]: pixels made
+    of the pixels of each part, of the object and of all else alone (``Geometry.inner_mask``); ``whole`` bool [H, W]; ``keypoints``
     float32 [P, 2], NaN outside; ``visible`` bool [P]."""
 
     pixels: Floats
     masks: Bools
+    inner: Bools
     whole: Bools
     keypoints: Floats
     visible: Bools
@@ -89,22 +91,32 @@ class Loader:
                     hint="Draw masks at the picture's size, or say mask_resize: nearest where the dataset is loaded.",
                 )
             found = resized(found, image.height, image.width)
-        masks = [geometry.mask(mask) if mask.any() else np.zeros((geometry.size,) * 2, bool) for mask in found.masks]
-        whole = geometry.mask(found.object) if found.object.any() else np.zeros((geometry.size,) * 2, bool)
+        masks = [_cut(geometry.mask, mask) for mask in found.masks]
+        whole = _cut(geometry.mask, found.object)
+        beyond = ~found.object & found.object.any()
+        inner = [_cut(geometry.inner_mask, mask) for mask in (*found.masks, found.object, beyond)]
         points = geometry.points(np.where(found.visible[:, None], found.keypoints, np.nan), image.width, image.height)
-        return Drawn(self.backbone.prepare(image), np.stack(masks), whole, points, found.visible)
+        return Drawn(self.backbone.prepare(image), np.stack(masks), np.stack(inner), whole, points, found.visible)
 
     def _stack(self, loaded: Loaded, drawn: list[Drawn], around: dict[int, Floats]) -> None:
         count, parts, more = len(drawn), len(self.reader.parts), len(self.further)
         stacked = {
             name: torch.from_numpy(np.stack([getattr(each, name) for each in drawn]))
-            for name in ("pixels", "masks", "whole", "keypoints")
+            for name in ("pixels", "masks", "inner", "whole", "keypoints")
         }
         points = torch.cat([stacked["keypoints"], torch.full((count, more, 2), torch.nan)], 1)
         places = torch.from_numpy(np.stack([self._places(row, parts) for row in loaded.rows]))
         masks = extended(stacked["masks"], stacked["whole"], self.further)
+        kept = [*range(parts), *(parts + ("whole", "background").index(name) for name in self.further)]
         loaded.batch = Batch(
-            stacked["pixels"], masks, parts, stacked["whole"], points, places, *self._donors(loaded, around)
+            stacked["pixels"],
+            masks,
+            stacked["inner"][:, kept],
+            parts,
+            stacked["whole"],
+            points,
+            places,
+            *self._donors(loaded, around),
         )
         visible = np.stack([each.visible for each in drawn])
         loaded.visible = np.concatenate([visible, masks[:, parts:].flatten(2).any(-1).numpy()], 1)
@@ -134,6 +146,12 @@ def resized_sizes(images: PartImages, geometry: Geometry) -> list[tuple[int, int
     if geometry.squash:
         return sorted(size for size in sizes if size != (geometry.size, geometry.size))
     return sorted(size for size in sizes if min(size) != geometry.short_side)
+
+
+def _cut(how: Callable[[Bools], Bools], mask: Bools) -> Bools:
+    """A mask at the input's size by one of the geometry's two ways; an empty one, of whatever size, stays empty."""
+    made = how(mask)
+    return made if mask.any() else np.zeros_like(made)
 
 
 def resized(found: PartMasks, height: int, width: int) -> PartMasks:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import toy_parts
+from PIL import Image
 from toy_parts import COUNT, PARTS, extracted, toy
 
 from runner.context import local_context
@@ -18,6 +19,9 @@ from runner.errors import DataError, StepError
 from runner.nodes.leakage.feature_steps import PatchRule, TwoStageSpec
 from runner.nodes.leakage.features import single_stage, two_stage
 from runner.nodes.leakage.loading import resized_sizes
+from runner.nodes.leakage.masks import patch_mask
+from runner.nodes.leakage.pooling import plain_layers
+from runner.nodes.leakage.token_norms import high_norm
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,13 @@ def plain(images, row):
     return model, torch.from_numpy(model.prepare(image))[None], torch.from_numpy(np.stack(masks))[None]
 
 
+def inner(images, row):
+    """The same of the masks of two-stage vectors."""
+    found, geometry = PartReader(images).masks(row), toy_parts.backbone().geometry
+    masks = [geometry.inner_mask(m) for m in [*found.masks, found.object, ~found.object]]
+    return torch.from_numpy(np.stack(masks))[None]
+
+
 def test_vectors_are_those_of_the_pictures_one_by_one(made):
     images, features, _ = made
     assert features.sources == [*PARTS, "whole", "background"]
@@ -48,7 +59,7 @@ def test_vectors_are_those_of_the_pictures_one_by_one(made):
     for row in (0, 4, 8):
         model, pixels, masks = plain(images, row)
         late = single_stage(model, pixels, masks, layers=[0, 3])
-        early = two_stage(model, pixels, masks, "token_drop", layers=[0, 3])
+        early = two_stage(model, pixels, inner(images, row), "token_drop", layers=[0, 3])
         for place, layer in enumerate((0, 3)):
             for name, wanted in (("single", late), ("two_stage", early)):
                 np.testing.assert_allclose(array(features, name, layer)[row], wanted[place, 0].numpy(), atol=1e-5)
@@ -104,7 +115,8 @@ def test_absent_is_nan_and_has_a_reason(made):
     mask = plain(images, 0)[2][0, 0]
     assert head["n_pixels"] == mask.sum() and (head["rule"], head["rule_two_stage"]) == ("majority", "all")
     cells = mask.unfold(0, 8, 8).unfold(1, 8, 8).float().mean((-1, -2))
-    assert (head["n_patches"], head["n_patches_two_stage"]) == ((cells >= 0.5).sum(), (cells == 1).sum())
+    whole = inner(images, 0)[0, 0].unfold(0, 8, 8).unfold(1, 8, 8).float().mean((-1, -2)) == 1
+    assert (head["n_patches"], head["n_patches_two_stage"]) == ((cells >= 0.5).sum(), whole.sum())
     assert ctx.failures == [("n1", reasons["n1", "head"])]
     assert any("no picture has vectors of horn" in m["text"] for m in ctx.journal.messages)
 
@@ -120,6 +132,32 @@ def test_what_travels_with_the_vectors(made):
     shown = features.pictures.to_pylist()
     assert len(shown) == 2 and all(r["split"] == "test" and r["overlay"] != r["picture"] for r in shown)
     assert len(set(shown[0]["colours"])) == len(shown[0]["parts"]) == 4
+
+
+def test_what_is_left_out_as_an_artefact_is_counted_and_warned_of(tmp_path):
+    """A flat background: no spread of its norms, so that the object's ordinary tokens lie above the threshold."""
+    images, model = toy(tmp_path / "pictures"), toy_parts.backbone()
+    model.network.pos_embed.zero_()
+    for number in range(COUNT):
+        pixels = np.full((toy_parts.HEIGHT, toy_parts.WIDTH, 3), 128, np.uint8)
+        pixels[:16, :14] = np.random.default_rng(number).integers(0, 256, (16, 14, 3))  # within the head
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number}.png")
+    ctx = local_context(tmp_path / "work")
+    options = {"layers": [0, 3], "controls": ["no_artefacts", "whole"], "pictures": 0, "batch": 4}
+    found = extracted(ctx, images, backbone=model, **options)
+    counts = torch.zeros(2, 2, 5)
+    for row in range(COUNT):
+        _, pixels, masks = plain(images, row)
+        for place, tokens in enumerate(plain_layers(model, pixels, [0, 3])):
+            kept = patch_mask(masks[0, :5], 8, "majority")
+            counts[place] += torch.stack([kept.sum(-1), (kept & high_norm(tokens.patches[0].norm(dim=-1))).sum(-1)])
+    shares = found.settings["removed"]
+    assert list(shares) == [*PARTS, "whole"] and shares["horn"] == {} and shares["head"]["0"] > 0.4
+    for s in (0, 1, 2, 4):
+        wanted = (counts[:, 1, s] / counts[:, 0, s]).tolist()
+        assert list(shares[found.sources[s]].values()) == pytest.approx(wanted)
+    said = [m["text"] for m in ctx.journal.messages if "no_artefacts leaves out more than 20%" in m["text"]]
+    assert len(said) == 1 and f"head ({max(shares['head'].values()):.0%})" in said[0]
 
 
 def test_splits_limits_and_half_precision(tmp_path):

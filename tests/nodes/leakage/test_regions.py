@@ -1,5 +1,6 @@
 """Regions that controls look at instead of a part."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,9 +8,11 @@ from hypothesis import strategies as st
 from runner.nodes.leakage.regions import constant_pictures, extended, random_regions, without_high_norm
 
 
-def naive_region(inside, count, place, across):
-    """The same by sorting in plain Python."""
-    own = [n for n in range(len(inside)) if inside[n]]
+def naive_region(inside, part, place, across):
+    """The same by sorting in plain Python: beside the part where there is room, else anywhere in the object."""
+    own, count = [n for n in range(len(inside)) if inside[n]], sum(part)
+    beside = [n for n in own if not part[n]]
+    own = beside if len(beside) >= count else own
     if count > len(own) or not count:
         return set()
     centre = own[min(int(place * len(own)), len(own) - 1)]
@@ -22,13 +25,25 @@ def naive_region(inside, count, place, across):
 def test_regions_are_what_a_plain_search_finds(seed, across):
     generator = torch.Generator().manual_seed(seed)
     inside = torch.rand(2, across**2, generator=generator) < torch.rand(2, 1, generator=generator)
-    counts = torch.randint(0, across**2 + 2, (2, 5), generator=generator)
+    shares = torch.rand(2, 5, 1, generator=generator)
+    parts = torch.rand(2, 5, across**2, generator=generator) < shares  # some reach beyond the object
     places = torch.rand(2, 5, generator=generator)
-    found = random_regions(inside, counts, places)
+    found = random_regions(inside, parts, places)
     for b in range(2):
         for p in range(5):
-            wanted = naive_region(inside[b].tolist(), int(counts[b, p]), float(places[b, p]), across)
+            wanted = naive_region(inside[b].tolist(), parts[b, p].tolist(), float(places[b, p]), across)
             assert set(found[b, p].nonzero().flatten().tolist()) == wanted
+
+
+def test_a_region_lies_beside_the_part_where_there_is_room():
+    inside = torch.arange(36)[None] < 30
+    parts = torch.stack([torch.arange(36) < n for n in (15, 16, 30)])[None]
+    for seed in range(20):
+        places = torch.rand(1, 3, generator=torch.Generator().manual_seed(seed))
+        found = random_regions(inside, parts, places)
+        assert found.sum(-1).tolist() == [[15, 16, 30]] and not (found & ~inside).any()
+        shared = (found & parts).sum(-1)[0].tolist()
+        assert shared[0] == 0 and shared[1] > 0 and shared[2] == 30
 
 
 def test_tokens_of_high_norm_are_left_out_by_picture():
@@ -54,3 +69,5 @@ def test_pictures_of_one_colour_differ_from_what_surrounds_a_part():
     images = torch.rand(2, 3, 4, 4)
     assert constant_pictures(images, torch.tensor([0.4, 0.4, 0.4])).eq(1).all()
     assert constant_pictures(images, torch.tensor([1.0, 1.0, 0.9])).eq(0).all()
+    with pytest.raises(ValueError, match="one fill for all pictures"):
+        constant_pictures(images, torch.zeros(2, 1, 3, 4, 4))

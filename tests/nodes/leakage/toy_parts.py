@@ -23,8 +23,8 @@ def masks_of(number: int) -> dict[str, np.ndarray]:
     """Masks of one picture: ``leg`` is hidden in every third, ``horn`` in all; ``head`` and ``tail`` overlap."""
     shift = number % 3
     found = {name: np.zeros((HEIGHT, WIDTH), bool) for name in PARTS[:3]}
-    found["head"][2 : 20 + shift, 8:28] = True
-    found["tail"][14:34, 22 : 40 - shift] = True
+    found["head"][: 22 + shift, 4:28] = True
+    found["tail"][12:, 20 : 44 - shift] = True
     if shift:
         found["leg"][24:, 8:19] = True
     return {name: mask for name, mask in found.items() if mask.any()}
