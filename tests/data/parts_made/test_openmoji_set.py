@@ -20,7 +20,7 @@ from runner.data.parts.made_design import generator
 from runner.data.parts.made_specs import DEALT, HEX, Apart, Jitter, Recolour, Tie
 from runner.data.parts.made_steps import openmoji
 from runner.data.parts.openmoji_parts import PARTS, Person
-from runner.data.parts.openmoji_set import Design, designs, drawn, people
+from runner.data.parts.openmoji_set import Design, designs, drawing_numbers, drawn, people
 from runner.data.parts.openmoji_svg import View
 from runner.data.parts.reading import PartReader
 from runner.errors import DataError, SpecError
@@ -102,6 +102,17 @@ def test_each_part_has_the_labelled_colour_and_none_of_the_others(made: PartImag
                 assert nearest(pixels[mask].mean(0), HEX[part]) == said or part in ("hair", "skin")
                 checked[part] += 1
     assert checked["hair"] > 40 and checked["skin"] > 50 and checked["clothing"] > 50 and checked["headwear"] > 5
+
+
+def test_pictures_of_one_drawing_carry_its_number(drawings: list[Person], made: PartImages) -> None:
+    found = designs(drawings, 400, Fractions(train=0.5, val=0.0, test=0.5), "role", Recolour(), None, Jitter(), 0)
+    numbers = drawing_numbers(found)
+    names = [design.person.name for design in found]
+    assert len({*numbers}) == len({*names}) == len({*zip(numbers, names, strict=True)}) == len(drawings)
+    of_split = {s: {n for n, d in zip(numbers, found, strict=True) if d.split == s} for s in ("train", "test")}
+    assert not of_split["train"] & of_split["test"]
+    group, woman = made.labels["group"], made.labels["value"][:, made.about["attributes"].index("woman")]
+    assert group.shape == (60,) and all(len({*woman[group == g].tolist()}) == 1 for g in group)
 
 
 def test_colours_are_balanced_and_independent_and_ties_hold_where_asked(drawings: list[Person]) -> None:
