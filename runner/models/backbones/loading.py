@@ -72,7 +72,7 @@ def load_timm(
     small, notes = (False, ()) if checkpoint is None else _told(checkpoint)
     notes += _untrained(seed, opened) if random_init else ()
     about = About(
-        name=f"{name}{'' if checkpoint is None else f'/{checkpoint.name}'}{f'/untrained {seed}' if random_init else ''}",
+        name=name + _weights_shown(checkpoint, seed if random_init else None),
         family=RANDOM if random_init else lineage(name),
         geometry=_geometry(side, settings["interpolation"]),
         mean=tuple(settings["mean"]),
@@ -95,6 +95,15 @@ def _untrained(seed: int, opened: int) -> tuple[str, ...]:
 def _geometry(side: int, interpolation: str) -> Geometry:
     """The whole short side is kept (our choice, the same for all backbones), scaled as the checkpoint wants it."""
     return Geometry(side, side, "bilinear" if interpolation == "bilinear" else "bicubic")
+
+
+def _weights_shown(checkpoint: Path | None, untrained: int | None) -> str:
+    """What a model's name says of its weights: the file's own name, or its folder's where all files are called alike."""
+    if untrained is not None:
+        return f" (untrained, seed {untrained})"
+    if checkpoint is None:
+        return ""
+    return f" ({checkpoint.parent.name if checkpoint.stem == 'model' else checkpoint.stem})"
 
 
 def _made(name: str) -> nn.Module:
@@ -223,7 +232,7 @@ def load_huggingface(
     settings = _preprocessing(root, kind)
     side = image_size or _int(config.image_size)
     about = About(
-        name=f"{shown}{f'/untrained {seed}' if random_init else ''}",
+        name=shown + _weights_shown(None, seed if random_init else None),
         family=RANDOM if random_init else _lineage_of(kind, shown),
         geometry=_geometry(side, settings[2]),
         mean=settings[0],

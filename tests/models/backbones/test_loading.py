@@ -309,7 +309,7 @@ def test_an_untrained_network_mixes_its_patches(tmp_path: Path) -> None:
         load_huggingface(tmp_path, random_init=True),
     ):
         assert moved(backbone) > 1e-3, backbone.name
-        assert backbone.name.endswith("/untrained 0")
+        assert backbone.name.endswith(" (untrained, seed 0)")
         scales = 2 * backbone.depth
         assert len(backbone.notes) == 1 and f"each of its {scales} layer scales set to 1 (ours" in backbone.notes[0]
 

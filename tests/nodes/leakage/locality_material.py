@@ -33,7 +33,9 @@ def png(pixels):
     return buffer.getvalue()
 
 
-def quadrant_images(folder, pictures=24, *, seed=0, absent=(), keypoints=True, extra=None, owners=None, resize="none", groups=None):
+def quadrant_images(
+    folder, pictures=24, *, seed=0, absent=(), keypoints=True, extra=None, owners=None, resize="none", groups=None
+):
     """A ``PartImages``: attribute ``red <part>`` of each quadrant. ``absent``: pairs (picture, part) that are not visible; ``extra``:
     further attributes {name: value by picture}; half of the pictures are of train, half of test."""
     folder.mkdir(parents=True, exist_ok=True)
