@@ -187,6 +187,7 @@ def sheets(rows: Iterable[Row]) -> Iterator[Row]:
                 reach = (0.0, 0.5) if sheet == "difference" else (0.5, 1.0)
                 drawn[sheet] = charts.heat_map(cells, reach=reach, signed=sheet == "difference")
         others = [r for r in own if r["source_part"] in owners - {r["owner_part"]} and r["difference"] is not None]
+        others = [r for r in others if (r["single_low"] or 0) > 0.5]  # below chance, nothing is told
         most = max(others, key=lambda r: r["difference"], default=None)
         yield {**place, "sheets": drawn, "most": most}
 
