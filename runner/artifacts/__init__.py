@@ -1,0 +1,73 @@
+"""The vocabulary: typed things that pass between steps of different rooms.
+
+What only one room uses is declared in that room. Column names and types of ``Rows`` tables stand in
+``results/schema.sql``; ``results.tables.arrow_schema(name)`` gives them as a pyarrow schema.
+"""
+
+from __future__ import annotations
+
+from runner.artifacts.audit import (
+    Biases,
+    Bindings,
+    Captions,
+    CheckedTargets,
+    ImageIndex,
+    MeasuredGroups,
+    RetrievedImages,
+    Separability,
+    Verdicts,
+)
+from runner.artifacts.classification import (
+    Categories,
+    CircleAnswers,
+    ClosedAnswers,
+    Datasets,
+    EloGames,
+    FewShotPool,
+    ImageFeatures,
+    Judgements,
+    Neighbours,
+    OpenAnswers,
+    OpenScores,
+    Vocabulary,
+)
+from runner.artifacts.debiasing import AttributedImages, DebiasedTexts, DebiasPrompts, SparseCoder
+from runner.artifacts.heads import ConceptDictionary, EditedClip, HeadConcepts, HeadDirections, HeadJudgements
+from runner.artifacts.parts import ConceptAnswers, MaskedPictures, PartFeatures, PartImages
+
+__all__ = [
+    "AttributedImages",
+    "Biases",
+    "Bindings",
+    "Captions",
+    "Categories",
+    "CheckedTargets",
+    "CircleAnswers",
+    "ClosedAnswers",
+    "ConceptAnswers",
+    "ConceptDictionary",
+    "Datasets",
+    "DebiasPrompts",
+    "DebiasedTexts",
+    "EditedClip",
+    "EloGames",
+    "FewShotPool",
+    "HeadConcepts",
+    "HeadDirections",
+    "HeadJudgements",
+    "ImageFeatures",
+    "ImageIndex",
+    "Judgements",
+    "MaskedPictures",
+    "MeasuredGroups",
+    "Neighbours",
+    "OpenAnswers",
+    "OpenScores",
+    "PartFeatures",
+    "PartImages",
+    "RetrievedImages",
+    "Separability",
+    "SparseCoder",
+    "Verdicts",
+    "Vocabulary",
+]
