@@ -56,15 +56,14 @@ class Scene:
 
     def rows(self):
         """Every table without what differs between any two runs."""
-        store, found = ResultsStore(self.out / "results.duckdb"), {}
+        found = {}
         runs = [r.run_id for r in Workspace(self.out).runs()]
-        for table in (*step_tables(), "run_steps", "messages", "variants", "models"):
-            where = "WHERE run_id = $run"
-            columns = "* EXCLUDE (run_id, started, seconds)" if table == "run_steps" else "* EXCLUDE (run_id)"
-            found[table] = store.query(
-                f"SELECT {columns} FROM {table} {where} ORDER BY ALL", {"run": runs[0]}
-            ).to_pylist()
-        found["runs"] = store.query("SELECT status, name, seed, spec_text FROM runs").to_pylist()
+        with ResultsStore(self.out / "results.duckdb").reading() as read:
+            for table in (*step_tables(), "run_steps", "messages", "variants", "models"):
+                columns = "* EXCLUDE (run_id, started, seconds)" if table == "run_steps" else "* EXCLUDE (run_id)"
+                query = f"SELECT {columns} FROM {table} WHERE run_id = $run ORDER BY ALL"
+                found[table] = read(query, {"run": runs[0]}).to_pylist()
+            found["runs"] = read("SELECT status, name, seed, spec_text FROM runs").to_pylist()
         return found
 
     def data(self):

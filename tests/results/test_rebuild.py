@@ -23,7 +23,8 @@ def workspace(tmp_path):
 
 
 def everything(store):
-    return {t: store.query(f"SELECT * FROM {t} ORDER BY ALL").to_pylist() for t in (*RUN_TABLES, *step_tables())}
+    with store.reading() as read:
+        return {t: read(f"SELECT * FROM {t} ORDER BY ALL").to_pylist() for t in (*RUN_TABLES, *step_tables())}
 
 
 def artifact(root, step):
