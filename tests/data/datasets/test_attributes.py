@@ -329,4 +329,4 @@ def test_several_datasets_with_per_group(tmp_path):
     with pytest.raises(DataError, match="two datasets are called 'fairface'"):
         run(tmp_path, [specs[1], specs[1]])
     with pytest.raises(ValidationError, match="one of the keys waterbirds, celeba"):
-        run(tmp_path, {"birds": "x"})
+        run(tmp_path, {"feathers": "x"})

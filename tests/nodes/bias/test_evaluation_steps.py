@@ -279,9 +279,10 @@ def test_keywords_can_be_rated_like_an_audit(done):
     ("change", "says"),
     [
         (
-            {"celeba: celeba": "celebs: celeba"},
+            {"celeba: celeba": "portraits: celeba"},
             "a labelled data set is a mapping with one of the keys celeba, imagenet_x",
         ),
+        ({"celeba: celeba": "celebs: celeba"}, 'needs a field "celeba"'),
         ({"celeba: celeba": "celeba: nowhere"}, "no such file or folder"),
         ({"celeba: celeba}": "celeba: celeba, split: dev}"}, "split"),
     ],

@@ -20,6 +20,14 @@ from runner.nodes.leakage.regions import constant_pictures
 PARTS = ("left", "disc", "ragged")
 RECIPE = Recipe((0, 4), controls=("mask_only",))
 GEOMETRIES = (Geometry(64, 64), Geometry(64, 64, "bilinear"), Geometry(64, 72), Geometry(64, 64, squash=True))
+SIZES = ((200, 200), (40, 44), (131, 200), (64, 64))
+OFTEN = {(0, 0), (0, 1), (1, 2), (2, 0), (3, 2)}
+"""Pairs of geometry and size that are tried by default: scaled down and up, cut, squashed."""
+CASES = [
+    pytest.param(geometry, size, marks=() if (g, s) in OFTEN else pytest.mark.large)
+    for g, geometry in enumerate(GEOMETRIES)
+    for s, size in enumerate(SIZES)
+]
 
 
 def masks(height, width):
@@ -61,8 +69,7 @@ def vectors(images, geometry, two):
         return extract(loader.backbone, loader.load([0]).batch, replace(RECIPE, two=two)), loader
 
 
-@pytest.mark.parametrize("size", [(200, 200), (40, 44), (131, 200), (64, 64)])
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(("geometry", "size"), CASES)
 def test_nothing_outside_a_part_reaches_its_vector_through_scaling(tmp_path, geometry, size):
     plain = dataset(tmp_path / "plain", *size)
     for two in (

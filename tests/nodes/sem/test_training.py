@@ -39,6 +39,7 @@ def trainer(rows, schedule, sae=None, objective=None, seed=0):
     return SaeTrainer(sae or fresh(), rows[held:], rows[:held], objective, schedule, seed=seed)
 
 
+@pytest.mark.large
 def test_a_planted_dictionary_is_found():
     rows, atoms = planted(8000)
     sae = fresh(mean=rows.mean(0))
