@@ -32,10 +32,10 @@ from runner.nodes.leakage.dependence_rows import (
     picture_rows,
     summary_rows,
 )
-from runner.nodes.leakage.dependence_steps import Dependence
 from runner.nodes.leakage.features import check_two_stage, single_stage_layers, two_stage_layers
 from runner.nodes.leakage.loading import Loader, draw_donors
 from runner.nodes.leakage.masks import patch_mask
+from runner.nodes.leakage.outputs import Dependence
 from runner.nodes.leakage.pooling import by_layer, check_norm, layer_numbers, normed, plain_layers
 from runner.nodes.leakage.token_norms import distance_without, high_norm
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -12,20 +11,8 @@ from runner.context import StepContext
 from runner.models.base import VisionBackbone
 from runner.nodes.leakage.feature_steps import PatchRule, TwoStageSpec, layers_once, refuse_leaky
 from runner.nodes.leakage.names import Norm
-from runner.steps import Artifact, Rows, Table, step
-
-
-@dataclass(frozen=True)
-class Dependence(Artifact):
-    """What the part vectors of one backbone depend on. ``settings`` say how it was measured."""
-
-    model: dict[str, Any]
-    settings: dict[str, Any]
-    pictures: Annotated[Table, Rows("leak_dependence")]
-    summary: Annotated[Table, Rows("leak_dependence_summary")]
-    attention: Annotated[Table, Rows("leak_attention")]
-    token_norms: Annotated[Table, Rows("leak_token_norm")]
-
+from runner.nodes.leakage.outputs import Dependence
+from runner.steps import step
 
 Extractors = Annotated[list[Literal["single", "two_stage"]], Field(min_length=1, max_length=2)]
 

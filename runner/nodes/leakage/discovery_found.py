@@ -16,7 +16,7 @@ from runner.errors import DataError
 
 if TYPE_CHECKING:
     from runner.artifacts import PartImages
-    from runner.nodes.leakage.discovery_steps import Discovery
+    from runner.nodes.leakage.outputs import Discovery
 
 
 def part_images_of(discovery: Discovery, images: PartImages, name: str) -> PartImages:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -22,7 +21,8 @@ from runner.nodes.leakage.discovery_specs import (
     TrainPlan,
 )
 from runner.nodes.leakage.names import each_once
-from runner.steps import Arrays, Artifact, Rows, Table, step
+from runner.nodes.leakage.outputs import Discovery
+from runner.steps import step
 
 Arches = Annotated[
     list[Arch],
@@ -53,28 +53,6 @@ Seeds = Annotated[
     list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=100), AfterValidator(each_once)
 ]
 FirstVector = Annotated[Pooling, Field(description="single stage: by the map's sum, or by all patches")]
-
-
-@dataclass(frozen=True)
-class Discovery(Artifact):
-    """Parts that were found from attribute labels alone.
-
-    ``model``: name, identity and geometry of the backbone; ``about`` as in ``PartImages``; ``settings`` of the training. ``found``:
-    ``<arch>.seed<seed>`` uint8 [n, h, w], the slot of each patch (K: background), in the order of ``rows`` (``sample_id``, ``split``);
-    ``routes``: by the same names, the slot that each attribute reads most; ``weights``: what was trained beside the backbone.
-    """
-
-    model: dict[str, Any]
-    about: dict[str, Any]
-    settings: dict[str, Any]
-    found: Arrays
-    rows: Table
-    routes: dict[str, dict[str, int]]
-    weights: Arrays
-    epochs: Annotated[Table, Rows("discover_epoch")]
-    metrics: Annotated[Table, Rows("discover_metrics")]
-    slots: Annotated[Table, Rows("discover_slots")]
-    pictures: Annotated[Table, Rows("discover_picture")]
 
 
 @step("leakage.discover", version="2")

@@ -28,3 +28,12 @@ def each_once(values: list[Any]) -> list[Any]:
 def boundary_leaks(mode: str, rule: str, strict_pixels: bool) -> bool:
     """Whether pixels outside a part come into its two-stage vector: at the border of patches, or within its box."""
     return mode != "pixel_fill" and not strict_pixels and (mode == "crop" or rule != "all")
+
+
+def misplaced(kind: str, penalty: float | None, grid: object) -> str | None:
+    """What is wrong with the penalties that were asked for, or None."""
+    if grid and kind != "ridge":
+        return f"penalty_grid is for ridge probes, not {kind}; leave it out, or write kind: ridge"
+    if penalty is not None and (kind == "mlp" or grid):
+        return "penalty has no meaning for mlp probes, nor beside penalty_grid; leave it out"
+    return None

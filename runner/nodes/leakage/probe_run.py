@@ -15,9 +15,9 @@ from runner.artifacts import PartFeatures
 from runner.context import StepContext
 from runner.errors import DataError
 from runner.nodes.leakage.metrics import mean_of
+from runner.nodes.leakage.names import misplaced
 from runner.nodes.leakage.probe_material import SINGLE, SWAP, Material, material
 from runner.nodes.leakage.probe_rows import Frame, pair_rows, probe_rows, summary_rows
-from runner.nodes.leakage.probe_steps import misplaced
 from runner.nodes.leakage.probe_tables import Kind, ProbeTable, Settings
 from runner.nodes.leakage.probing import LABEL_SHUFFLE, Control, Study, draws_of, identity_of, jobs, refits, tables
 from runner.nodes.leakage.resampling import Form

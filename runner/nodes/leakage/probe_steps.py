@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 from runner.artifacts import PartFeatures
 from runner.context import StepContext
-from runner.nodes.leakage.names import each_once
-from runner.steps import Artifact, Rows, Table, step
+from runner.nodes.leakage.names import each_once, misplaced
+from runner.nodes.leakage.outputs import ProbeScores
+from runner.steps import step
 
 Metric = Literal["auroc", "ap"]
 Control = Literal["label_only", "label_shuffle", "decorrelate"]
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
-
-
-@dataclass(frozen=True)
-class ProbeScores(Artifact):
-    """Probes of part vectors, measures of leakage with intervals, and means by pair of parts.
-
-    ``settings``: kind, penalty, rows, seed and the like, and ``studies``: per model and dataset the layers, the number of pictures of each
-    split, the originals behind the test pictures (``n_groups``), the ``form`` of the bootstrap (``exact``, or ``projected``: first-order),
-    and what was ``fitted_again`` for comparisons with extractors that lack some of its parts; those probes have no rows of their own.
-    """
-
-    settings: dict[str, Any]
-    probes: Annotated[Table, Rows("leak_probe")]
-    summary: Annotated[Table, Rows("leak_summary")]
-    pairs: Annotated[Table, Rows("leak_pair")]
 
 
 class Bootstrap(BaseModel):
@@ -43,15 +28,6 @@ class Bootstrap(BaseModel):
             description="projected: first-order expansion, for many attributes and layers; auto: exact where it takes about a minute"
         ),
     ] = "auto"
-
-
-def misplaced(kind: str, penalty: float | None, grid: object) -> str | None:
-    """What is wrong with the penalties that were asked for, or None."""
-    if grid and kind != "ridge":
-        return f"penalty_grid is for ridge probes, not {kind}; leave it out, or write kind: ridge"
-    if penalty is not None and (kind == "mlp" or grid):
-        return "penalty has no meaning for mlp probes, nor beside penalty_grid; leave it out"
-    return None
 
 
 def _meant_penalty(penalty: float | None, info: ValidationInfo) -> float | None:

@@ -28,7 +28,8 @@ from runner.nodes.leakage.discovery_metrics import pointing_hits
 from runner.nodes.leakage.discovery_model import Routes, own_copy, patch_tokens
 from runner.nodes.leakage.discovery_run import Told, routes_of, told_attributes
 from runner.nodes.leakage.discovery_specs import HeadPlan, ShapingWeights, TrainPlan
-from runner.nodes.leakage.discovery_steps import Discovery, discover, found_parts
+from runner.nodes.leakage.discovery_steps import discover, found_parts
+from runner.nodes.leakage.outputs import Discovery
 
 NO_SHAPE = ShapingWeights(tv=0, presence=0, background=0, entropy=0, orth=0, equiv=0)
 

@@ -17,8 +17,9 @@ from runner.artifacts import PartFeatures
 from runner.context import local_context
 from runner.errors import DataError, Interrupted, SpecError
 from runner.nodes.leakage import probing
+from runner.nodes.leakage.outputs import ProbeScores
 from runner.nodes.leakage.probe_material import material
-from runner.nodes.leakage.probe_steps import Bootstrap, ProbeScores, probe
+from runner.nodes.leakage.probe_steps import Bootstrap, probe
 from runner.spec import compile_text
 
 PARTS = ["wing", "beak"]
