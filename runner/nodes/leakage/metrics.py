@@ -15,9 +15,6 @@ from torch import Tensor
 INFORMED, DECIDED = 0.05, 0.02
 """Least own score above chance for ``leak_ratio``; least denominator of ``normalised_leakage``."""
 
-OF_ONE = ("own", "cross", "locality_gap", "leak_ratio")
-OF_TWO = ("excess_leakage", "normalised_leakage", "own_delta")
-
 
 class LeakageScores(NamedTuple):
     """Measures of single-stage against two-stage vectors, each of the leading shape; NaN where no attribute allows one.
