@@ -1,0 +1,1 @@
+"""Vision-language models whose weights are open: layouts, training, surgery."""

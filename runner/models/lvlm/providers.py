@@ -1,0 +1,1 @@
+"""Providers `lvlm`, `lvlm_classifier`. Light: imported to validate a spec."""
