@@ -1892,3 +1892,303 @@ CREATE TABLE discover_picture (
   slots VARCHAR[] NOT NULL,  -- names of the slots in the order of their colours
   colours VARCHAR[] NOT NULL  -- their colours, #rrggbb
 );
+
+-- Questions about pictures, as a benchmark gives them.
+CREATE TABLE vqa_item (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  benchmark VARCHAR NOT NULL,  -- benchmark
+  item_id VARCHAR NOT NULL,  -- unique in the benchmark
+  category VARCHAR,  -- subtask, topic or split of the benchmark
+  question VARCHAR NOT NULL,  -- as it is asked, without the picture's mark
+  choices VARCHAR[],  -- options in order; NULL where the answer is free
+  answers VARCHAR[] NOT NULL,  -- accepted answers; a letter where there are choices
+  uris VARCHAR[] NOT NULL,  -- pictures
+  source_id VARCHAR,  -- where the pictures are read; NULL for none
+  pair_id VARCHAR,  -- items that count together (MME), or were drawn together
+  extra JSON  -- what its scorer needs besides
+);
+
+-- What a model answered to each question, and what that scored.
+CREATE TABLE vqa_answer (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- label of the model
+  benchmark VARCHAR NOT NULL,  -- benchmark
+  item_id VARCHAR NOT NULL,  -- question
+  answer VARCHAR,  -- reply as it came; NULL where it failed
+  parsed VARCHAR,  -- what the scorer read in it; NULL where it read nothing
+  score DOUBLE,  -- 0..1; NULL where the model failed to answer
+  failure VARCHAR  -- why there is no answer
+);
+
+-- Scores of a model by benchmark.
+CREATE TABLE vqa_score (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- label of the model
+  benchmark VARCHAR NOT NULL,  -- benchmark
+  metric VARCHAR NOT NULL,  -- scorer, such as vqa_accuracy, anls, relaxed_accuracy, exact_match
+  category VARCHAR,  -- of the benchmark's items; NULL: all of them
+  value DOUBLE,  -- score in its own scale (MME: points)
+  ci_low DOUBLE,  -- 95 % interval
+  ci_high DOUBLE,  -- 95 % interval
+  share DOUBLE,  -- value over full scale, 0..1
+  n BIGINT NOT NULL,  -- items scored
+  n_failed BIGINT NOT NULL,  -- items without an answer; they score 0
+  n_total BIGINT NOT NULL,  -- items of the benchmark before any limit
+  seconds DOUBLE  -- wall time of the answers
+);
+
+-- A model beside the original, by benchmark.
+CREATE TABLE bench_score (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- label of the model
+  benchmark VARCHAR NOT NULL,  -- benchmark
+  metric VARCHAR NOT NULL,  -- metric
+  value DOUBLE,  -- of this model
+  value_original DOUBLE,  -- of the original
+  retained DOUBLE,  -- value / value_original
+  difference DOUBLE,  -- value - value_original, as shares of the full scale
+  ci_low DOUBLE,  -- 95 % interval of the difference, items paired
+  ci_high DOUBLE,  -- 95 % interval
+  n BIGINT NOT NULL  -- items both answered
+);
+
+-- A model beside the original, over all benchmarks.
+CREATE TABLE bench_aggregate (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- label of the model
+  avg_ratio_of_means DOUBLE,  -- 100 x mean of shares / mean of the original's shares
+  ci_low DOUBLE,  -- 95 % interval, items paired
+  ci_high DOUBLE,  -- 95 % interval
+  avg_mean_of_ratios DOUBLE,  -- 100 x mean of retained
+  benchmarks INTEGER NOT NULL  -- benchmarks in both
+);
+
+-- Decoder blocks by a criterion of importance; lowest go first.
+CREATE TABLE prune_layer_score (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- model scored
+  stage INTEGER NOT NULL,  -- pruning stage, from 0
+  criterion VARCHAR NOT NULL,  -- block_influence, angular, perplexity, random, last ...
+  layer INTEGER NOT NULL,  -- index in the original model, from 0
+  score_sum DOUBLE,  -- sum over tokens
+  score_mean DOUBLE,  -- mean over tokens
+  n_tokens BIGINT,  -- tokens that counted; NULL: no data used
+  rank INTEGER NOT NULL,  -- 0 goes first
+  removed BOOLEAN  -- whether it went; NULL: only scored
+);
+
+-- Attention groups and neurons by a criterion of importance; lowest go first.
+CREATE TABLE prune_unit_score (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- model scored
+  stage INTEGER NOT NULL,  -- pruning stage, from 0
+  criterion VARCHAR NOT NULL,  -- taylor/param_first, activation, wanda_sp, flap, l1, l2, random ...
+  layer INTEGER NOT NULL,  -- index in the original model
+  kind VARCHAR NOT NULL,  -- kv_group, query_head or neuron
+  unit INTEGER NOT NULL,  -- index within its layer in the original model
+  score DOUBLE NOT NULL,  -- importance
+  rank INTEGER NOT NULL,  -- within its layer and kind; 0 goes first
+  kept BOOLEAN  -- whether it stayed; NULL: only scored
+);
+
+-- A model before and after each stage.
+CREATE TABLE prune_model (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- label
+  stage INTEGER NOT NULL,  -- -1: the original
+  params_llm BIGINT NOT NULL,  -- parameters of the language model, tied ones once
+  params_total BIGINT NOT NULL,  -- of the whole model
+  removed_fraction DOUBLE NOT NULL,  -- of the language model's parameters
+  removed_total DOUBLE NOT NULL,  -- of all parameters
+  layers_kept INTEGER[] NOT NULL,  -- original indices
+  heads_kept INTEGER[] NOT NULL,  -- query heads by kept layer
+  neurons_kept INTEGER[] NOT NULL,  -- neurons by kept layer
+  bytes BIGINT,  -- of the checkpoint's weights; NULL: not written
+  format VARCHAR,  -- uniform, manifest, masked; NULL: not written
+  sha256 VARCHAR  -- of the checkpoint's weights
+);
+
+-- Training of vision-language models, step by step.
+CREATE TABLE recovery_step (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- what was trained
+  train_step INTEGER NOT NULL,  -- optimiser step, from 1
+  epoch DOUBLE NOT NULL,  -- passes over the data so far
+  loss DOUBLE NOT NULL,  -- total
+  ce DOUBLE,  -- cross-entropy, nats a token
+  kd_logits DOUBLE,  -- divergence of logits, unweighted
+  kd_hidden DOUBLE,  -- distance of hidden states, unweighted
+  lr DOUBLE NOT NULL,  -- learning rate
+  grad_norm DOUBLE,  -- before clipping
+  tokens BIGINT NOT NULL,  -- target tokens of the step
+  seconds DOUBLE NOT NULL  -- wall time of the step
+);
+
+-- Wall time and memory of stages; speed of models.
+CREATE TABLE prune_timing (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- model
+  stage VARCHAR NOT NULL,  -- score, cut, finetune, evaluate
+  seconds DOUBLE NOT NULL,  -- wall time
+  peak_bytes BIGINT,  -- peak memory (accelerator, or resident set)
+  prefill_tps DOUBLE,  -- prompt tokens a second
+  decode_tps DOUBLE  -- new tokens a second
+);
+
+-- Perplexity of a model on a text or on conversations.
+CREATE TABLE text_perplexity (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- label
+  data VARCHAR NOT NULL,  -- text
+  domain VARCHAR,  -- domain; NULL: all
+  perplexity DOUBLE,  -- exp of the mean negative log-likelihood a token
+  nll DOUBLE,  -- nats a token
+  ci_low DOUBLE,  -- 95 % interval of nll, by record
+  ci_high DOUBLE,  -- 95 % interval
+  tokens BIGINT NOT NULL,  -- tokens
+  n BIGINT NOT NULL  -- records or windows
+);
+
+-- Experts of one base, and models trained on mixtures.
+CREATE TABLE dmo_expert (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  name VARCHAR NOT NULL,  -- domain, or id of a mixture
+  domain VARCHAR,  -- domain; NULL for a mixture
+  path VARCHAR NOT NULL,  -- where its weights stand
+  kind VARCHAR NOT NULL,  -- lora or full
+  sha256 VARCHAR NOT NULL,  -- of its weights
+  rank INTEGER,  -- of its LoRA
+  scaling DOUBLE,  -- of its LoRA
+  n_tensors BIGINT NOT NULL,  -- adapted tensors
+  delta_norm DOUBLE  -- Euclidean norm of its difference to the base
+);
+
+-- How the experts' differences to the base lie to each other.
+CREATE TABLE dmo_geometry (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  domain_i VARCHAR NOT NULL,  -- expert
+  domain_j VARCHAR NOT NULL,  -- expert
+  cosine DOUBLE  -- of the two differences; NULL where one is zero
+);
+
+-- Mixtures of domains.
+CREATE TABLE dmo_mixture (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  mixture_id VARCHAR NOT NULL,  -- unique in the run
+  domains VARCHAR[] NOT NULL,  -- order of the weights
+  weights DOUBLE[] NOT NULL,  -- shares
+  source VARCHAR NOT NULL,  -- lattice, dirichlet, sobol, uniform, one_hot, explicit, search ...
+  entropy DOUBLE NOT NULL,  -- nats
+  quota BIGINT[]  -- training records by domain; NULL: not drawn
+);
+
+-- Merged models.
+CREATE TABLE dmo_merge (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  mixture_id VARCHAR NOT NULL,  -- mixture
+  method VARCHAR NOT NULL,  -- linear, ties ...
+  execution VARCHAR NOT NULL,  -- batched_lora, served_lora, resident, stream, checkpoint
+  n_merged BIGINT NOT NULL,  -- tensors merged
+  n_copied BIGINT NOT NULL,  -- tensors of the base
+  seconds DOUBLE,  -- of the merge
+  bytes_written BIGINT,  -- 0: nothing written
+  sha256 VARCHAR  -- of what was written
+);
+
+-- Scores of merged (proxy), trained (true) and predicted (regression) models.
+CREATE TABLE dmo_score (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  mixture_id VARCHAR NOT NULL,  -- mixture
+  kind VARCHAR NOT NULL,  -- proxy, true, regression
+  task VARCHAR NOT NULL,  -- benchmark, or loss/DOMAIN
+  key VARCHAR NOT NULL,  -- metric
+  value DOUBLE,  -- score; NULL where it failed
+  n BIGINT NOT NULL,  -- items
+  seconds DOUBLE,  -- wall time
+  status VARCHAR NOT NULL  -- done or failed
+);
+
+-- Mixtures by the objective.
+CREATE TABLE dmo_objective (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  mixture_id VARCHAR NOT NULL,  -- mixture
+  kind VARCHAR NOT NULL,  -- proxy, true, regression
+  value DOUBLE,  -- objective; higher is better; NULL where a task is missing
+  rank INTEGER,  -- 1 is best
+  ci_low DOUBLE,  -- 95 % interval, bootstrap over items
+  ci_high DOUBLE,  -- 95 % interval
+  gap DOUBLE,  -- to the best of its kind
+  gap_low DOUBLE,  -- 95 % interval of the gap, items paired
+  gap_high DOUBLE  -- 95 % interval
+);
+
+-- How far the ranking of stand-ins agrees with that of trained models.
+CREATE TABLE dmo_validity (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  task VARCHAR NOT NULL,  -- task, or objective
+  kind VARCHAR NOT NULL,  -- proxy or regression
+  n BIGINT NOT NULL,  -- mixtures in both
+  spearman DOUBLE,  -- rank correlation
+  spearman_low DOUBLE,  -- 95 % interval, bootstrap over mixtures
+  spearman_high DOUBLE,  -- 95 % interval
+  p_value DOUBLE,  -- permutation test of no association
+  kendall_tau_b DOUBLE,  -- rank correlation
+  pearson DOUBLE,  -- linear correlation
+  regret DOUBLE,  -- best true value - true value of the selected
+  true_rank_selected INTEGER,  -- 1 is best
+  topk_overlap DOUBLE,  -- share of the best k in both
+  k INTEGER,  -- of top k
+  gain_over_uniform DOUBLE,  -- true value of the selected - of the uniform mixture
+  gain_over_mean DOUBLE  -- true value of the selected - mean over mixtures
+);
+
+-- Fits of the objective over the simplex, round by round.
+CREATE TABLE dmo_surrogate (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  round INTEGER NOT NULL,  -- from 0
+  task VARCHAR NOT NULL,  -- task, or objective
+  model VARCHAR NOT NULL,  -- scheffe2, gp, regmix, mixing_law, cmaes, halving, local, doremi
+  coefficients DOUBLE[],  -- of the fit; NULL where it has none
+  loo_r2 DOUBLE,  -- leave-one-out R squared
+  argmax DOUBLE[],  -- mixture it proposes
+  value DOUBLE,  -- predicted there
+  n BIGINT NOT NULL  -- points fitted
+);

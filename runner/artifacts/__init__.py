@@ -33,6 +33,18 @@ from runner.artifacts.classification import (
 )
 from runner.artifacts.debiasing import AttributedImages, DebiasedTexts, DebiasPrompts, SparseCoder
 from runner.artifacts.heads import ConceptDictionary, EditedClip, HeadConcepts, HeadDirections, HeadJudgements
+from runner.artifacts.lvlm import (
+    Conversations,
+    Experts,
+    FinetunedLvlm,
+    MixtureRanking,
+    Mixtures,
+    MixtureScores,
+    PrunedLvlm,
+    PruneScores,
+    VqaItems,
+    VqaScores,
+)
 from runner.artifacts.parts import ConceptAnswers, MaskedPictures, PartFeatures, PartImages
 
 __all__ = [
@@ -46,12 +58,15 @@ __all__ = [
     "ClosedAnswers",
     "ConceptAnswers",
     "ConceptDictionary",
+    "Conversations",
     "Datasets",
     "DebiasPrompts",
     "DebiasedTexts",
     "EditedClip",
     "EloGames",
+    "Experts",
     "FewShotPool",
+    "FinetunedLvlm",
     "HeadConcepts",
     "HeadDirections",
     "HeadJudgements",
@@ -60,14 +75,21 @@ __all__ = [
     "Judgements",
     "MaskedPictures",
     "MeasuredGroups",
+    "MixtureRanking",
+    "MixtureScores",
+    "Mixtures",
     "Neighbours",
     "OpenAnswers",
     "OpenScores",
     "PartFeatures",
     "PartImages",
+    "PruneScores",
+    "PrunedLvlm",
     "RetrievedImages",
     "Separability",
     "SparseCoder",
     "Verdicts",
     "Vocabulary",
+    "VqaItems",
+    "VqaScores",
 ]

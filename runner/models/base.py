@@ -11,6 +11,8 @@ from runner.errors import ModelRefused
 from runner.steps import ModelHandle
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from runner.context import StepContext
     from runner.data.geometry import Geometry
+    from runner.models.lvlm.loading import LoadedLvlm
 
     FloatArray = NDArray[np.float32]
 else:
@@ -264,6 +267,32 @@ class VisionBackbone(ModelHandle, ABC):
     def maps(self, normalised: Tensor) -> list[Tensor]:
         """Convolutional networks: [B, 3, H, W] -> per layer [B, D_l, H / patch_l, W / patch_l]."""
         raise ModelRefused(f"{self.name} is a transformer: it has tokens, not maps")
+
+
+class VisionLanguageModel(ModelHandle, ABC):
+    """A language model of transformers that sees (or a text-only one), open to the steps: weights, gradients, hidden states.
+
+    ``folder``: its checkpoint in the stock layout (``config.json``, safetensors, processor), read as data; ``adapter``: a folder
+    of peft whose LoRA is merged into the weights at ``load``, or None. ``dtype``: in which weights are loaded unless ``load``
+    is told otherwise (``float32``, ``bfloat16``, ``float16``). ``decoder``: dotted path of the module that holds ``layers``, or
+    ``auto``. ``identity`` changes with weights, adapter and dtype. ``small``: trained by this project, far below a published model,
+    or random, which results must say; ``notes`` say how.
+    """
+
+    kind: ClassVar[str] = "vision-language model"
+    name: str
+    identity: str
+    folder: Path
+    adapter: Path | None
+    dtype: str
+    device: str
+    decoder: str = "auto"
+    small: bool = False
+    notes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def load(self, *, dtype: str | None = None) -> LoadedLvlm:
+        """A fresh copy of the network, in evaluation mode on ``device``, that the caller owns and may change. ``ModelRefused``."""
 
 
 class Classifier(ModelHandle, ABC):

@@ -85,6 +85,7 @@ MODEL_MODULES = (
     "runner.models.contrastive.providers",
     "runner.models.encoders.providers",
     "runner.models.faces.providers",
+    "runner.models.lvlm.providers",
 )
 ENTRY_POINT_GROUP = "runner.models"
 

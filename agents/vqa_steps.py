@@ -1,0 +1,1 @@
+"""Step `evaluate.vqa`. Light: imported to validate a spec."""

@@ -1,0 +1,1 @@
+"""Steps `benchmarks.load`, `conversations.load`. Light: imported to validate a spec."""

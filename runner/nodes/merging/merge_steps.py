@@ -1,0 +1,1 @@
+"""Steps `merge.experts`, `merge.write`. Light: imported to validate a spec."""

@@ -1,0 +1,1 @@
+"""Steps `dmo.score`, `dmo.score_trained`. Light: imported to validate a spec."""

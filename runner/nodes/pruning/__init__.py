@@ -1,0 +1,1 @@
+"""Structured pruning of vision-language models."""

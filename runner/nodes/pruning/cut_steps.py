@@ -1,0 +1,1 @@
+"""Steps `prune.cut`, `prune.plan`. Light: imported to validate a spec."""

@@ -1,0 +1,1 @@
+"""Step `prune.score`. Light: imported to validate a spec."""

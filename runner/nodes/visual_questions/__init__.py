@@ -1,0 +1,1 @@
+"""Generated questions about composed pictures."""

@@ -1,0 +1,1 @@
+"""Step `questions.make`. Light: imported to validate a spec."""

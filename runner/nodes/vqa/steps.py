@@ -1,0 +1,1 @@
+"""Steps `evaluate.compare`, `evaluate.loss`, `evaluate.import_lmms_eval`, `evaluate.speed`. Light: imported to validate a spec."""
