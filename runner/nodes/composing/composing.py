@@ -14,10 +14,10 @@ from runner.data.datasets.specs import SPLITS, Fractions, Split
 from runner.data.images import decode
 from runner.data.places import Place, read_pictures
 from runner.errors import DataError
-from runner.nodes.composing.design import cells, dealt, generator, rounds
-from runner.nodes.composing.material import Figure, Material
-from runner.nodes.composing.pasting import Pose, drawn_pose, pasted
 from runner.nodes.composing.specs import Sizes, SplitPlan
+from runner.nodes.cut_outs import Figure, Material
+from runner.nodes.dealing import cells, dealt, generator, rounds
+from runner.nodes.pasting import Pose, drawn_pose, pasted
 
 COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename", "object_filename")
 """Those of Waterbirds, and where the cut-out comes from."""

@@ -11,14 +11,15 @@ from pydantic import BaseModel, Field
 from runner.artifacts import AttributedImages
 from runner.context import StepContext, item_key
 from runner.data.datasets.specs import SPLITS, Fractions, Split
-from runner.nodes.composing.specs import DEALT, CutOuts, FolderName, Photographs, Sizes, SplitPlans
+from runner.nodes.composing.specs import DEALT, Sizes, SplitPlans
+from runner.nodes.cut_out_specs import CutOuts, FolderName, Photographs
 from runner.steps import Cost, Folder, step
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from runner.nodes.composing.composing import Planned
-    from runner.nodes.composing.material import Material
+    from runner.nodes.cut_outs import Material
 
 LAYOUT = "1"
 """Raised when the same parameters would give other pictures."""
@@ -88,7 +89,7 @@ def compose(
         write_picture,
         write_table,
     )  # fmt: skip
-    from runner.nodes.composing.material import gather
+    from runner.nodes.cut_outs import gather
 
     drawn = ctx.seed if seed is None else seed
     material = gather(objects, backgrounds, 2 * size, lambda text: ctx.warn(text, item=name))

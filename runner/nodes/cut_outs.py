@@ -1,4 +1,4 @@
-"""Cut-outs and photographs from image sources."""
+"""Cut-outs and photographs from image sources, for rooms that compose pictures."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from runner.data.images import UnreadableImage, decode_cut_out
 from runner.data.places import Place
 from runner.data.sources import PackagedSource, Record, Source, open_source
 from runner.errors import DataError
-from runner.nodes.composing.pasting import trimmed
-from runner.nodes.composing.specs import CutOuts, Photographs
+from runner.nodes.cut_out_specs import CutOuts, Photographs
+from runner.nodes.pasting import trimmed
 
 Warn = Callable[[str], None]
 CAPTION = 300
@@ -51,7 +51,7 @@ def gather(objects: Mapping[str, CutOuts], backgrounds: Mapping[str, Photographs
     A cut-out that stands in several folders or sets counts once; one that is wanted for two classes is an error.
     """
     sources: dict[str, Source] = {}
-    records = _records({spec for pick in objects.values() for spec in pick.sets}, sources)
+    records = captioned({spec for pick in objects.values() for spec in pick.sets}, sources)
     owners: dict[str, str] = {}
     figures = {
         target: _figures(target, pick, [r for s in pick.sets for r in records[s]], side, owners, warn)
@@ -62,7 +62,7 @@ def gather(objects: Mapping[str, CutOuts], backgrounds: Mapping[str, Photographs
     return Material(figures, photographs, sources)
 
 
-def _records(sets: Iterable[PackagedSource], sources: dict[str, Source]) -> dict[PackagedSource, list[Record]]:
+def captioned(sets: Iterable[PackagedSource], sources: dict[str, Source]) -> dict[PackagedSource, list[Record]]:
     """Captioned pictures of each set; each is read once."""
     found = {}
     for spec in sets:
@@ -90,7 +90,7 @@ def _figures(
         ruled_out = (unwanted and unwanted.search(caption)) or any(
             fnmatch.fnmatchcase(record.uri, pattern) for pattern in pick.except_uris
         )
-        image = _trimmed(record, side, warn) if hits and not ruled_out else None
+        image = cut_out_of(record, side, warn) if hits and not ruled_out else None
         if image is not None and _is_new(image, target, owners, record):
             met |= {hit.casefold() for hit in hits}
             found.setdefault(record.source_id, []).append(Figure(Place(record.source_id, record.uri), image))
@@ -102,7 +102,8 @@ def _figures(
     return found
 
 
-def _trimmed(record: Record, side: int, warn: Warn) -> Image.Image | None:
+def cut_out_of(record: Record, side: int, warn: Warn) -> Image.Image | None:
+    """What is visible of a record's picture, or None (with a warning where it cannot be read)."""
     try:
         image = trimmed(decode_cut_out(record.data))
     except UnreadableImage as error:

@@ -42,17 +42,26 @@ def drawn_pose(draw: np.random.Generator, size: int, least: float, most: float, 
     return Pose(side, draw.random(), draw.random(), bool(mirror and draw.random() < 0.5))
 
 
-def pasted(background: Image.Image, cut_out: Image.Image, size: int, pose: Pose) -> Image.Image:
-    """RGB [size x size]: the background's middle square with the cut-out upon it, wholly inside."""
+def squared(background: Image.Image, size: int) -> Image.Image:
+    """The middle square of a picture, RGBA [size x size]."""
     short = min(background.size)
     left, top = (background.width - short) // 2, (background.height - short) // 2
-    ground = background.crop((left, top, left + short, top + short)).resize((size, size), Image.Resampling.BICUBIC)
-    factor = pose.side / max(cut_out.size)
+    square = background.crop((left, top, left + short, top + short))
+    return square.resize((size, size), Image.Resampling.BICUBIC).convert("RGBA")
+
+
+def scaled(cut_out: Image.Image, side: int, *, mirrored: bool) -> Image.Image:
+    """The cut-out with a longest side of ``side`` pixels."""
+    factor = side / max(cut_out.size)
     shape = (max(1, round(cut_out.width * factor)), max(1, round(cut_out.height * factor)))
     # Pillow resizes RGBA premultiplied, so that the colour of what is transparent does not bleed in.
     figure = cut_out.resize(shape, Image.Resampling.LANCZOS)
-    if pose.mirrored:
-        figure = figure.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    layer = ground.convert("RGBA")
-    layer.alpha_composite(figure, (round(pose.left * (size - shape[0])), round(pose.top * (size - shape[1]))))
+    return figure.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else figure
+
+
+def pasted(background: Image.Image, cut_out: Image.Image, size: int, pose: Pose) -> Image.Image:
+    """RGB [size x size]: the background's middle square with the cut-out upon it, wholly inside."""
+    layer = squared(background, size)
+    figure = scaled(cut_out, pose.side, mirrored=pose.mirrored)
+    layer.alpha_composite(figure, (round(pose.left * (size - figure.width)), round(pose.top * (size - figure.height))))
     return layer.convert("RGB")
