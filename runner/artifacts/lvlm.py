@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from runner.steps import Artifact, Folder, Rows, Table
+from runner.steps import Arrays, Artifact, Folder, Rows, Table
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class PruneScores(Artifact):
 
     ``model``: ``{"name", "identity", "architecture", "layers", "heads", "kv_heads", "head_dim", "intermediate_size"}``;
     ``calibration``: data, records used and dropped, tokens, seed; ``criteria``: those computed, in order. ``distances``: of the
-    criterion ``angular``: ``start``, ``n``, ``distance`` (mean over tokens, 0..1).
+    criterion ``angular``: ``start``, ``n``, ``distance`` (mean over tokens, 0..1). ``means``: of the criterion ``flap``: mean input of
+    o and of down by layer (``<layer>.attention``, ``<layer>.mlp``), for the bias that makes up for a cut; else empty.
     """
 
     model: dict[str, Any]
@@ -83,6 +84,7 @@ class PruneScores(Artifact):
     unit_scores: Annotated[Table, Rows("prune_unit_score")]
     distances: Table
     timing: Annotated[Table, Rows("prune_timing")]
+    means: Arrays = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
