@@ -49,7 +49,8 @@ def rank_metrics(proxy: Floats, true: Floats) -> RankMetrics:
 
 def paired(proxy: Floats, true: Floats) -> tuple[Floats, Floats]:
     """The scores of mixtures that both sides know, rounded so that equal means tie. Raises ``ValueError`` on two lengths."""
-    left, right = (np.round(np.asarray(side, np.float64), TIE) for side in (proxy, true))
+    left = np.asarray(np.round(proxy, TIE), np.float64)
+    right = np.asarray(np.round(true, TIE), np.float64)
     if left.shape != right.shape or left.ndim != 1:
         raise ValueError(f"scores of the same mixtures are wanted, not {left.shape} beside {right.shape}")
     both = ~(np.isnan(left) | np.isnan(right))
@@ -146,7 +147,9 @@ def _correlations(left: Floats, right: Floats) -> Floats:
     """Pearson's r row by row, NaN where a row is constant."""
     a, b = (side - side.mean(axis=1, keepdims=True) for side in (left, right))
     scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    return np.divide((a * b).sum(1), scale, out=np.full(len(a), np.nan), where=scale > 0)
+    found = np.full(len(a), np.nan)
+    np.divide((a * b).sum(1), scale, out=found, where=scale > 0)
+    return found
 
 
 class PairedDraws(NamedTuple):

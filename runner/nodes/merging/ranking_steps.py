@@ -1,1 +1,99 @@
-"""Steps `dmo.mixtures`, `dmo.rank`, `dmo.search`, `dmo.baselines`, `dmo.quota`. Light: imported to validate a spec."""
+"""Steps `dmo.mixtures`, `dmo.rank`. Light: imported to validate a spec."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from runner.artifacts import Experts, MixtureRanking, Mixtures, MixtureScores
+from runner.context import StepContext
+from runner.nodes.merging.mixture_specs import Anchor, GeneratorSpec, Objective
+from runner.steps import step
+
+if TYPE_CHECKING:
+    from runner.nodes.merging.validity import Objectives
+
+Domain = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,100}$")]
+
+
+@step("dmo.mixtures", version="1")
+def mixtures(
+    ctx: StepContext,
+    *,
+    domains: Annotated[Experts | list[Domain], Field(description="names in order, or the experts that have them")],
+    generator: GeneratorSpec,
+    add: Annotated[list[Anchor], Field(description="anchors: the equal mixture, one domain alone")] = ["uniform"],  # noqa: B006
+    max_mixtures: Annotated[int, Field(ge=1, le=100_000, description="more than this are refused")] = 1000,
+) -> Mixtures:
+    """Points of the simplex: which shares of the domains to try."""
+    from results.tables import arrow_table
+    from runner.nodes.merging.pointing import mixture_rows
+
+    names = domains if isinstance(domains, list) else domains.domains
+    return Mixtures(names, arrow_table("dmo_mixture", mixture_rows(names, generator, add, max_mixtures)))
+
+
+@step("dmo.rank", version="1")
+def rank(
+    ctx: StepContext,
+    *,
+    proxy: MixtureScores,
+    true: Annotated[MixtureScores | None, Field(description="scores of models really trained on mixtures")] = None,
+    others: Annotated[list[MixtureScores], Field(description="further stand-ins, such as regressions")] = [],  # noqa: B006
+    objective: Objective = Objective(),  # noqa: B008 - frozen
+    k: Annotated[int, Field(ge=1, le=1000, description="of top-k overlap")] = 3,
+    draws: Annotated[int, Field(ge=100, le=100_000, description="of the bootstrap")] = 1000,
+    halves: Annotated[
+        bool, Field(description="choose on one half of the items, report values and gaps on the other")
+    ] = False,
+    seed: Annotated[int | None, Field(ge=0, description="none = the run's seed")] = None,
+) -> MixtureRanking:
+    """Rank mixtures by their stand-ins, say which to train on, and how far the ranking agrees with trained models."""
+    from results.tables import arrow_table
+    from runner.errors import DataError
+    from runner.nodes.merging import validity
+    from runner.nodes.merging.ranking import indistinguishable
+
+    seed = ctx.seed if seed is None else seed
+    try:
+        table = validity.score_table(proxy)
+        choosing, reporting = validity.halves(table, seed) if halves else (table, table)
+        by_choice = validity.objectives(choosing, objective, draws, seed)
+        found = validity.objectives(reporting, objective, draws, seed)
+        tables = [validity.score_table(other) for other in others]
+        truth = None if true is None else validity.score_table(true)
+        rows = found.rows()
+        checks: list[dict[str, Any]] = []
+        for stand_in in [table, *tables] if truth is not None else []:
+            checks += validity.validity_rows(stand_in, truth, objective, k=k, draws=draws, seed=seed)  # type: ignore[arg-type]
+        for other in [*tables, *([] if truth is None else [truth])]:
+            rows += validity.objectives(other, objective, draws, seed).rows()
+    except (ValueError, KeyError) as error:
+        raise DataError(f"these scores cannot be ranked: {error}") from error
+    best = int(by_choice.order[0])
+    _say(ctx, by_choice, checks)
+    same = [] if found.gaps is None else [table.ids[int(i)] for i in indistinguishable(found.gaps)]
+    chosen = {
+        "mixture_id": table.ids[best],
+        "weights": table.weights[best].tolist(),
+        "value": float(found.values[best]),
+    }
+    surrogates = arrow_table("dmo_surrogate", [])
+    return MixtureRanking(
+        proxy.domains, chosen, same, arrow_table("dmo_objective", rows), arrow_table("dmo_validity", checks), surrogates
+    )
+
+
+def _say(ctx: StepContext, found: Objectives, checks: list[dict[str, Any]]) -> None:
+    """Warn of what a reader could take for more than it is."""
+    from runner.errors import DataError
+
+    if found.values.size and (found.values != found.values).all():
+        raise DataError("no mixture has all the tasks of the objective", hint="see `failures` for what went wrong")
+    missing = [found.table.ids[i] for i, value in enumerate(found.values) if value != value]
+    if missing:
+        ctx.warn(f"{len(missing)} mixtures lack a task of the objective and have no rank, such as {missing[0]}")
+    few = [row["n"] for row in checks if row["task"] == "objective" and row["n"] < 10]
+    if few:
+        ctx.warn(f"rank correlations over {few[0]} mixtures are fragile: read them with their interval")

@@ -1,0 +1,189 @@
+"""Steps dmo.mixtures and dmo.rank on made scores."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from results.tables import arrow_table
+from runner.artifacts import MixtureScores
+from runner.context import StepContext, local_context
+from runner.errors import DataError
+from runner.nodes.merging.mixture_specs import GeneratorSpec, Objective
+from runner.nodes.merging.ranking_steps import mixtures, rank
+
+DOMAINS = ["object", "count"]
+
+
+@pytest.fixture
+def ctx(tmp_path: Path) -> StepContext:
+    return local_context(tmp_path)
+
+
+def generator(value: Any) -> Any:
+    return TypeAdapter(GeneratorSpec).validate_python(value)
+
+
+def made(kind: str, values: np.ndarray, ids: list[str] | None = None, tasks: int = 1) -> MixtureScores:
+    """Scores [n mixtures, m items] of ``tasks`` equal tasks at weights i / (n + 1)."""
+    n = len(values)
+    ids = ids or [f"{kind}{i}" for i in range(n)]
+    weights = [[(i + 1) / (n + 1), (n - i) / (n + 1)] for i in range(n)]
+    rows = [
+        {"mixture_id": m, "domains": DOMAINS, "weights": w, "source": "explicit", "entropy": 0.5}
+        for m, w in zip(ids, weights, strict=True)
+    ]
+    names = [f"task{t}" for t in range(tasks)]
+    scores = [
+        {
+            "mixture_id": m,
+            "kind": kind,
+            "task": t,
+            "key": "exact_match",
+            "value": float(v.mean()),
+            "n": len(v),
+            "status": "done",
+        }
+        for m, v in zip(ids, values, strict=True)
+        for t in names
+    ]
+    items = [
+        {"mixture_id": m, "task": t, "item_id": str(i), "group": None, "value": float(x)}
+        for m, v in zip(ids, values, strict=True)
+        for t in names
+        for i, x in enumerate(v)
+    ]
+    schema = pa.schema(
+        [
+            ("mixture_id", pa.string()),
+            ("task", pa.string()),
+            ("item_id", pa.string()),
+            ("group", pa.string()),
+            ("value", pa.float64()),
+        ]
+    )
+    about = [{"task": t, "key": "exact_match", "higher_is_better": True, "group": None, "scale": 1.0} for t in names]
+    return MixtureScores(
+        DOMAINS, kind, about, arrow_table("dmo_mixture", rows), arrow_table("dmo_merge", []),
+        arrow_table("dmo_score", scores), pa.Table.from_pylist(items, schema=schema),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "count"),
+    [
+        ({"lattice": 8}, 8), ({"lattice": 4, "interior": False}, 6), ({"dirichlet": 5}, 6), ({"sobol": 4}, 5),
+        ({"corners_and_centroids": True}, 3), ({"explicit": [{"object": 1.0}, {"count": 0.25, "object": 0.75}]}, 3),
+        ({"around": {"object": 0.5, "count": 0.5}, "radius": 0.2, "n": 6}, 7),
+    ],
+)  # fmt: skip
+def test_mixtures_of_every_generator(ctx: StepContext, spec: dict[str, Any], count: int) -> None:
+    found = mixtures(ctx, domains=DOMAINS, generator=generator(spec))
+    rows = found.mixtures.to_pylist()
+    # Eighths hold the centre already: the anchor repeats it and is left out; so do both centroids.
+    expected = count - ("lattice" in spec)
+    assert len(rows) == expected
+    assert len({row["mixture_id"] for row in rows}) == expected
+    assert all(sum(row["weights"]) == pytest.approx(1) for row in rows)
+
+
+def test_anchors_stand_last(ctx: StepContext) -> None:
+    found = mixtures(ctx, domains=DOMAINS, generator=generator({"sobol": 2}), add=["uniform", "one_hot"])
+    assert [row["mixture_id"] for row in found.mixtures.to_pylist()] == [
+        "m1",
+        "m2",
+        "uniform",
+        "only object",
+        "only count",
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lattic": 0}, {"explicit": [{"object": 0.5}]}, {"explicit": []}, {"dirichlet": 3, "alpha": 0}, {"around": {"object": 2.0}},
+        {"explicit": [{"object": -0.5, "count": 1.5}]}, {"explicit": [{"object": float("nan"), "count": 1.0}]}, 7,
+    ],
+)  # fmt: skip
+def test_wrong_generators_are_refused_by_the_spec(wrong: Any) -> None:
+    with pytest.raises(ValidationError):
+        generator(wrong)
+
+
+def test_too_many_mixtures_and_unknown_domains(ctx: StepContext) -> None:
+    with pytest.raises(DataError, match="more than max_mixtures = 100"):
+        mixtures(ctx, domains=DOMAINS, generator=generator({"lattice": 200}), max_mixtures=100)
+    with pytest.raises(DataError, match="no domain 'colour'"):
+        mixtures(ctx, domains=DOMAINS, generator=generator({"explicit": [{"colour": 1.0}]}))
+    with pytest.raises(DataError, match="two different domains"):
+        mixtures(ctx, domains=["a", "a"], generator=generator({"sobol": 2}))
+
+
+def test_rank_finds_the_best_and_says_how_sure_it_is(ctx: StepContext) -> None:
+    chance = np.random.default_rng(0).random((1, 300))
+    right = np.array([[0.2], [0.5], [0.8], [0.79]]) > chance
+    true = np.array([[0.1], [0.4], [0.6], [0.7]]) > chance
+    found = rank(ctx, proxy=made("proxy", right.astype(float)), true=made("true", true.astype(float)), k=2)
+    assert found.chosen["mixture_id"] == "proxy2"
+    assert found.chosen["value"] == pytest.approx(right[2].mean())
+    assert found.indistinguishable == ["proxy2", "proxy3"]
+    check = found.validity.to_pylist()[0]
+    assert check["task"] == "objective"
+    assert check["n"] == 4
+    assert check["spearman"] == pytest.approx(0.8)  # the two best swap: 1 - 6 * 2 / (4 * 15)
+    assert check["regret"] == pytest.approx(true[3].mean() - true[2].mean())
+    assert check["true_rank_selected"] == 2
+    assert check["topk_overlap"] == 1
+    rows = {(row["kind"], row["mixture_id"]): row for row in found.objectives.to_pylist()}
+    assert rows["proxy", "proxy2"]["rank"] == rows["true", "true3"]["rank"] == 1
+    low, value, high = (rows["proxy", "proxy0"][name] for name in ("ci_low", "value", "ci_high"))
+    assert low < value < high
+
+
+def test_halves_report_on_items_that_did_not_choose(ctx: StepContext) -> None:
+    noise = np.random.default_rng(1).random((30, 40)) < 0.5
+    scores = made("proxy", noise.astype(float))
+    plain, split = (rank(ctx, proxy=scores, halves=halves) for halves in (False, True))
+    assert (
+        split.chosen["value"] < plain.chosen["value"]
+    )  # the best of thirty coins is no better than the others elsewhere
+
+
+def test_a_failed_mixture_has_no_rank_and_is_said(ctx: StepContext) -> None:
+    scores = made("proxy", np.array([[1.0, 0], [1, 1], [0, 0]]), tasks=2)
+    rows = scores.scores.to_pylist()
+    rows[2] |= {"status": "failed", "value": None}
+    kept = scores.items.filter(
+        pa.compute.invert(
+            pa.compute.and_(
+                pa.compute.equal(scores.items["mixture_id"], "proxy1"), pa.compute.equal(scores.items["task"], "task0")
+            )
+        )
+    )
+    lame = MixtureScores(
+        DOMAINS, "proxy", scores.tasks, scores.mixtures, scores.merges, arrow_table("dmo_score", rows), kept
+    )
+    found = rank(ctx, proxy=lame)
+    by_id = {row["mixture_id"]: row for row in found.objectives.to_pylist()}
+    assert by_id["proxy1"]["value"] is None
+    assert by_id["proxy1"]["rank"] is None
+    assert found.chosen["mixture_id"] == "proxy0"
+
+
+def test_objective_weights_by_hand() -> None:
+    tasks = [
+        {"task": "mme", "higher_is_better": True, "group": "mixed", "scale": 2800.0},
+        {"task": "gqa", "higher_is_better": True, "group": "general", "scale": 1.0},
+        {"task": "vqa", "higher_is_better": True, "group": "general", "scale": 1.0},
+        {"task": "loss/chart", "higher_is_better": False, "group": None, "scale": 1.0},
+    ]
+    assert Objective().weights(tasks) == pytest.approx({"mme": 1 / 3 / 2800, "gqa": 1 / 3, "vqa": 1 / 3})
+    grouped = Objective(aggregate="group_mean").weights(tasks)
+    assert grouped == pytest.approx({"mme": 1 / 2 / 2800, "gqa": 1 / 4, "vqa": 1 / 4})
+    assert Objective(tasks="losses").weights(tasks) == {"loss/chart": -1.0}
+    assert Objective(tasks={"gqa": 3, "loss/chart": 1}).weights(tasks) == {"gqa": 0.75, "loss/chart": -0.25}
+    with pytest.raises(ValueError, match="no task 'gq'"):
+        Objective(tasks={"gq": 1}).weights(tasks)
