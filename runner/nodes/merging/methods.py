@@ -7,7 +7,6 @@ what works on differences in ``deltas``, what turns vectors in ``spherical``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -43,7 +42,7 @@ def model_stock(base: Tensor, tensors: Sequence[Tensor], rows: bool = False) -> 
     """
     shape = (-1, base.shape[-1]) if rows and base.ndim > 1 else (1, -1)
     deltas = torch.stack([(x - base).reshape(shape) for x in tensors])
-    norms = deltas.norm(dim=-1)
+    norms = torch.linalg.vector_norm(deltas, dim=-1)
     units = deltas / norms.clamp_min(torch.finfo(deltas.dtype).tiny).unsqueeze(-1)
     n = len(tensors)
     # Of K unit vectors the squared length of the sum is K plus twice the cosines of all pairs.
@@ -179,7 +178,7 @@ class _Task:
 
     @property
     def rescale(self) -> Rescale:
-        return cast("Rescale", self.spec.rescale or ("mergekit" if self.spec.rule == "mergekit" else "paper"))
+        return self.spec.rescale or ("mergekit" if self.spec.rule == "mergekit" else "paper")
 
     @property
     def share(self) -> float:

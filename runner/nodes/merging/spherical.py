@@ -57,17 +57,17 @@ def multislerp(
     stack = torch.stack([x.flatten() for x in tensors])
     shares = stack.new_tensor(weights)
     shares = shares / shares.sum() if normalize else shares
-    norms = stack.norm(dim=1)
+    norms = length_of(stack, dim=1)
     units = stack / (norms + TINY).unsqueeze(1)
     mean = shares @ units
-    length = mean.norm()
+    length = length_of(mean)
     if length < TINY:
         if len(tensors) > 2 and bool((norms > TINY).any()):
             raise DataError("multislerp: the weighted directions cancel each other out", hint="Use other weights.")
         return (shares @ stack).view_as(tensors[0])
     mean = mean / length
     tangent = shares @ (units - (units @ mean).unsqueeze(1) * mean)
-    angle = tangent.norm() + TINY
+    angle = length_of(tangent) + TINY
     result = mean * angle.cos() + tangent * (angle.sin() / angle)
     return (result * (norms @ shares)).view_as(tensors[0])
 
@@ -81,7 +81,7 @@ def karcher(
     an arc cosine alone loses small angles in float32. Tensors of length or weight zero have no say in the direction.
     """
     flat = [x.flatten() for x in tensors]
-    norms = [x.norm() for x in flat]
+    norms = [length_of(x) for x in flat]
     length = sum((w * n for w, n in zip(weights, norms, strict=True)), start=norms[0].new_zeros(()))
     valid = [(w, x / n) for w, x, n in zip(weights, flat, norms, strict=True) if w != 0 and n.item() > tolerance]
     total = sum(w for w, _ in valid)
@@ -89,22 +89,28 @@ def karcher(
         return torch.zeros_like(tensors[0])
     valid = [(w / total, unit) for w, unit in valid]
     mean = sum((w * unit for w, unit in valid), start=torch.zeros_like(flat[0]))
-    mean = valid[0][1].clone() if mean.norm().item() < tolerance else mean / mean.norm()
+    mean = valid[0][1].clone() if length_of(mean).item() < tolerance else mean / length_of(mean)
     for _ in range(iterations):
         tangent = sum((w * _logarithm(mean, unit, tolerance) for w, unit in valid), start=torch.zeros_like(mean))
-        angle = tangent.norm()
+        angle = length_of(tangent)
         if angle.item() < tolerance:
             break
         mean = angle.cos() * mean + angle.sin() * (tangent / angle)
-        mean = mean / mean.norm()
+        mean = mean / length_of(mean)
     return (length * mean).view_as(tensors[0])
+
+
+def length_of(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """Euclidean length, of the whole tensor or along an axis."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim)
+    return norm
 
 
 def _logarithm(mean: Tensor, unit: Tensor, tolerance: float) -> Tensor:
     """The tangent at ``mean`` that leads to ``unit``: its length is the angle."""
     cosine = torch.dot(mean, unit)
     across = unit - cosine * mean
-    sine = across.norm()
+    sine = length_of(across)
     angle = torch.atan2(sine, cosine)
     if angle.item() < tolerance or sine.item() == 0:
         return torch.zeros_like(mean)
@@ -119,9 +125,9 @@ def _arc(cosine: Tensor, a: Tensor, b: Tensor, t: float) -> Tensor:
 
 def _unit(x: Tensor) -> Tensor:
     flat = x.flatten()
-    norm = flat.norm()
+    norm = length_of(flat)
     return flat / torch.where(norm > TINY, norm, torch.ones_like(norm))
 
 
 def _unit_along(x: Tensor, axis: int) -> Tensor:
-    return x / x.norm(dim=axis, keepdim=True).clamp_min(1e-7)
+    return x / length_of(x, dim=axis, keepdim=True).clamp_min(1e-7)
