@@ -20,6 +20,8 @@ from runner.models.base import VisionLanguageModel
 if TYPE_CHECKING:
     import torch
 
+    from runner.models.chat.templates import ChatTemplate
+
 DTYPES = ("float32", "bfloat16", "float16")
 PRUNED = "pruning.json"
 """What says that a folder's layers have widths of their own (``runner.models.lvlm.pruned``)."""
@@ -52,6 +54,13 @@ class LoadedLvlm:
         """Of its weights."""
         found: torch.dtype = self.network.dtype
         return found
+
+    @cached_property
+    def chat(self) -> ChatTemplate:
+        """Its chat template. Raises ``ModelRefused`` where it has none that can be used."""
+        from runner.models.chat.templates import ChatTemplate
+
+        return ChatTemplate(self.tokenizer, self.name, self.processor)
 
     def close(self) -> None:
         """Let go of the weights."""
