@@ -1,0 +1,203 @@
+"""The loss of a batch: cross-entropy and distances to a teacher, as sums over positions with known counts.
+
+Only hidden states whose logits count go through lm_head, some at a time, so that no tensor of all positions and words exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from runner.models.lvlm.anatomy import Anatomy
+from runner.nodes.finetuning.examples import Inputs
+from runner.nodes.finetuning.losses import by_chunks, coarse_divergence, divergence, squared_error
+from runner.nodes.finetuning.specs import LAST, Loss
+
+ROOM = 1 << 26
+"""Logits computed at a time."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the sums of a step are divided by: target tokens, positions where the teacher counts, records."""
+
+    tokens: int
+    kd: int
+    records: int
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Parts of the loss; ``total`` carries the gradient. ``ce`` and ``kd_*`` are None where they are not computed. ``bad_rows``: rows of the
+    batch with a loss that is no number."""
+
+    total: Tensor
+    ce: float | None
+    kd_logits: float | None
+    kd_hidden: float | None
+    bad_rows: list[int]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the teacher says of a batch, at the positions where it counts, in order: ``last`` (N, D) after the final norm, ``layers``
+    [(N, D)] of the listed blocks, ``index``/``log_p`` (N, k), (N, k + 1) or ``logits`` are made of ``last`` by ``head`` on the fly."""
+
+    last: Tensor | None
+    layers: Sequence[Tensor]
+    head: Any
+    index: Tensor | None = None
+    log_p: Tensor | None = None
+
+
+def kd_mask(batch: Inputs, where: str) -> Tensor:
+    """bool (B, S): positions where the teacher counts."""
+    if where == "labels":
+        return batch.target_mask
+    attention = batch.inputs["attention_mask"]
+    return torch.ones_like(attention, dtype=torch.bool) if where == "all" else attention.bool()
+
+
+def counts(batches: Sequence[Inputs], loss: Loss) -> Counts:
+    """Of all parts of a step together, so that its parts add up to what one big batch would give."""
+    kd = sum(int(kd_mask(b, loss.kd_mask).sum()) for b in batches) if loss.uses_teacher else 0
+    tokens = sum(int(b.target_mask.sum()) for b in batches)
+    return Counts(max(1, tokens), max(1, kd), sum(len(b.record_ids) for b in batches))
+
+
+def hidden_states(
+    network: Any, parts: Anatomy, batch: Inputs, layers: Sequence[int] = ()
+) -> tuple[Tensor, list[Tensor]]:
+    """The last hidden state (B, S, D) after the final norm, and what the listed blocks return."""
+    with recorded(parts, layers) as found:
+        last = network.base_model(**arguments(parts, batch), use_cache=False, return_dict=True).last_hidden_state
+    return last, [found[layer] for layer in layers]
+
+
+def arguments(parts: Anatomy, batch: Inputs) -> dict[str, Any]:
+    """What the network is called with; kept features go through its projector first."""
+    if batch.features is None:
+        return batch.inputs
+    return {**batch.inputs, "mm_encoder_outputs": {"image": _encoded_pictures(parts.projector(batch.features))}}
+
+
+def _encoded_pictures(projected: Tensor) -> Any:
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    return BaseModelOutputWithPooling(pooler_output=list(projected))  # type: ignore[arg-type]
+
+
+@contextmanager
+def recorded(parts: Anatomy, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """Outputs of blocks by number, while the network runs; LAST is not among them."""
+    found: dict[int, Tensor] = {}
+
+    def keep(number: int) -> Any:
+        def hook(_: Any, __: Any, output: Any) -> None:
+            found[number] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    handles = [parts.layers[n].register_forward_hook(keep(n)) for n in layers if n != LAST]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def logits_of(head: Any, config: Any, hidden: Tensor) -> Tensor:
+    """(N, D) -> (N, V), with the cap that some models put on them."""
+    logits: Tensor = head(hidden.to(head.weight.dtype))
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def terms(
+    network: Any,
+    parts: Anatomy,
+    batch: Inputs,
+    loss: Loss,
+    over: Counts,
+    taught: Taught | None = None,
+    layers: Sequence[int] = (),
+) -> Terms:
+    """The batch's share of a step's loss.
+
+    total = ce * sum NLL / tokens + hidden.weight * mean squared error + logits.weight * T^2 * sum KL / (positions or records).
+    """
+    states, blocks = hidden_states(network, parts, batch, [n for n in layers if n != LAST])
+    target, where = batch.target_mask, kd_mask(batch, loss.kd_mask)
+    nll = _nll(parts, states, batch, target) if loss.ce else states.new_zeros(0, dtype=torch.float32)
+    total = loss.ce * nll.sum() / over.tokens
+    kd_logits = kd_hidden = None
+    each = [(nll, target)]
+    if taught is not None and loss.logits is not None and loss.logits_weight:
+        kl = _kl(parts, states[where], loss, taught)
+        over_n = over.records if loss.kd_reduction == "batch_sum" else over.kd
+        part = loss.logits.temperature**2 * kl.sum() / over_n
+        total, kd_logits = total + loss.logits_weight * part, float(part.detach())
+        each.append((kl, where))
+    if taught is not None and loss.hidden_weight:
+        mine = {**dict(zip([n for n in layers if n != LAST], blocks, strict=True)), LAST: states}
+        errors = torch.stack(
+            [squared_error(mine[n][where], t) for n, t in zip(layers, taught.layers, strict=True)]
+        ).mean(0)
+        part = errors.sum() / over.kd
+        total, kd_hidden = total + loss.hidden_weight * part, float(part.detach())
+        each.append((errors, where))
+    bad = [] if bool(torch.isfinite(total.detach())) else _bad_rows(each)
+    ce = float(nll.detach().sum() / over.tokens) if loss.ce else None
+    return Terms(total, ce, kd_logits, kd_hidden, bad)
+
+
+def _nll(parts: Anatomy, states: Tensor, batch: Inputs, target: Tensor) -> Tensor:
+    """Negative log-likelihood of each target token, float32 (N,)."""
+    labels = batch.labels[:, 1:][target[:, :-1]]
+
+    def rows(hidden: Tensor, wanted: Tensor) -> Tensor:
+        return functional.cross_entropy(
+            logits_of(parts.lm_head, parts.config, hidden).float(), wanted, reduction="none"
+        )
+
+    return by_chunks(rows, _rows_at_once(parts), states[target], labels)
+
+
+def _kl(parts: Anatomy, states: Tensor, loss: Loss, taught: Taught) -> Tensor:
+    """Divergence at each position where the teacher counts, without T^2, float32 (N,)."""
+    spec = loss.logits
+    assert spec is not None
+    if taught.index is not None and taught.log_p is not None:
+
+        def coarse(hidden: Tensor, index: Tensor, log_p: Tensor) -> Tensor:
+            mine = logits_of(parts.lm_head, parts.config, hidden)
+            return coarse_divergence(spec.divergence, mine, index, log_p, spec.temperature)
+
+        return by_chunks(coarse, _rows_at_once(parts), states, taught.index, taught.log_p)
+
+    def full(hidden: Tensor, theirs: Tensor) -> Tensor:
+        with torch.no_grad():
+            teacher = taught.head(theirs)
+        return divergence(spec.divergence, logits_of(parts.lm_head, parts.config, hidden), teacher, spec.temperature)
+
+    assert taught.last is not None
+    return by_chunks(full, _rows_at_once(parts), states, taught.last)
+
+
+def _rows_at_once(parts: Anatomy) -> int:
+    return max(16, ROOM // int(parts.lm_head.weight.shape[0]))
+
+
+def _bad_rows(each: Sequence[tuple[Tensor, Tensor]]) -> list[int]:
+    """Rows of the batch that hold a value which is no number."""
+    rows: set[int] = set()
+    for values, mask in each:
+        if len(values):
+            rows |= set(mask.nonzero()[:, 0][~torch.isfinite(values.detach())].tolist())
+    return sorted(rows)
