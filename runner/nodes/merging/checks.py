@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runner.errors import ModelRefused
+from runner.nodes.merging.adapter_files import read_settings
 from runner.nodes.merging.checkpoints import FLOATING, Checkpoint, Entry, read_header, read_json
 from runner.nodes.merging.names import canonical, match
 
@@ -102,15 +103,11 @@ def refuse_quantised(folder: Path, config: dict[str, Any], entries: Iterable[Ent
 
 
 def _lora_facts(base: Checkpoint, name: str, path: Path, warnings: list[str]) -> ExpertFacts:
-    config, file = read_json(path / ADAPTER_CONFIG), path / ADAPTER_WEIGHTS
+    config, file = read_settings(path), path / ADAPTER_WEIGHTS
     if not file.is_file():
         pickled = (path / "adapter_model.bin").is_file()
         why = "its adapter is pickled, which can run code when read" if pickled else f"{path} has no {ADAPTER_WEIGHTS}"
         raise ModelRefused(f"expert {name}: {why}")
-    if config.get("peft_type") != "LORA":
-        raise ModelRefused(
-            f"expert {name}: {path} is an adapter of kind {config.get('peft_type')!r}; LoRA was expected"
-        )
     _, entries = read_header(file)
     refuse_quantised(path, {}, entries.values())
     shapes = _adapted_shapes(name, file, entries)
