@@ -163,7 +163,8 @@ def vision_tower(weights: Mapping[str, Tensor], image_size: int) -> Any:
         mlp_ratio=weights["blocks.0.mlp.fc1.weight"].shape[0] // width, image_size=image_size, patch_size=PATCH,
     )  # fmt: skip
     # From published names, so that whatever the library calls them inside is its own affair.
-    tower, told = Dinov2Model.from_pretrained(None, config=config, state_dict=named, output_loading_info=True)
+    made: Any = Dinov2Model.from_pretrained(None, config=config, state_dict=named, output_loading_info=True)
+    tower, told = made
     if told["missing_keys"] or told["unexpected_keys"]:
         raise ModelRefused(f"the vision weights do not fill the tower: {sorted(told['missing_keys'])[:3]} missing")
     return tower
@@ -188,8 +189,8 @@ def compose(text: Any, tokenizer: Any, vision: Mapping[str, Tensor], look: Look)
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(look.seed)
-        model = LlavaForConditionalGeneration(config)
-        _draw(model.model.multi_modal_projector)
+        model: Any = LlavaForConditionalGeneration(config)
+        _draw(model.model.multi_modal_projector, float(text.get_input_embeddings().weight.detach().std()))
     model.model.vision_tower.load_state_dict(tower.state_dict())
     model.model.language_model.load_state_dict(text.model.state_dict())
     model.lm_head.load_state_dict(text.lm_head.state_dict())
@@ -209,12 +210,12 @@ def _add_picture_token(text: Any, tokenizer: Any) -> None:
             layer.weight[-1] = layer.weight[:-1].mean(0)
 
 
-def _draw(projector: Any) -> None:
-    """Weights of variance 1 / inputs, zero biases: what comes out has the scale of what goes in."""
+def _draw(projector: Any, scale: float) -> None:
+    """Weights of variance 1 / inputs, zero biases; what comes out has about the scale of word embeddings."""
     import torch
 
-    for linear in (projector.linear_1, projector.linear_2):
-        torch.nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+    for linear, factor in ((projector.linear_1, 1.0), (projector.linear_2, scale)):
+        torch.nn.init.normal_(linear.weight, std=factor * linear.in_features**-0.5)
         torch.nn.init.zeros_(linear.bias)
 
 
@@ -222,18 +223,20 @@ def _set_ends(model: Any, tokenizer: Any) -> None:
     with importing:
         from transformers import GenerationConfig
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    model.generation_config = GenerationConfig(do_sample=False, bos_token_id=tokenizer.bos_token_id, **ends)
+    made: Any = GenerationConfig
+    model.generation_config = made(do_sample=False, bos_token_id=tokenizer.bos_token_id, **ends)
 
 
 def _processor(tokenizer: Any, look: Look) -> Any:
     with importing:
         from transformers import LlavaImageProcessor, LlavaProcessor
+    kind: Any = LlavaProcessor  # whose constructor has no annotations
     side = {"height": look.image_size, "width": look.image_size}
     pictures = LlavaImageProcessor(
         size=side, crop_size=side, do_center_crop=False, do_pad=True, image_mean=[*MEAN], image_std=[*STD]
     )
     tokenizer.padding_side = "left"  # what is generated follows the prompt
-    return LlavaProcessor(
+    return kind(
         pictures, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default", chat_template=TEMPLATE,
         num_additional_image_tokens=1,
     )  # fmt: skip

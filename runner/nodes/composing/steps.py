@@ -13,6 +13,7 @@ from runner.context import StepContext, item_key
 from runner.data.datasets.specs import SPLITS, Fractions, Split
 from runner.nodes.composing.specs import DEALT, Sizes, SplitPlans
 from runner.nodes.cut_out_specs import CutOuts, FolderName, Photographs
+from runner.nodes.made_pictures import kept
 from runner.steps import Cost, Folder, step
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def compose(
                    {n: s.fingerprint() for n, s in material.sources.items()})  # fmt: skip
     set_ = _Composed(name, attribute, material, pictures, about, template)
     rows = _rows(set_, folder, thumbnails)
-    return _artifact(set_, rows, _shared(ctx, key[:24], folder), folder, branches, summary(pictures))
+    return _artifact(set_, rows, kept(ctx, "composed", key[:24], folder), folder, branches, summary(pictures))
 
 
 def _plain(value: Any) -> Any:
@@ -122,24 +123,6 @@ def _description(name: str, attribute: str, material: Material) -> str:
         f"({attribute}: {', '.join(material.photographs)}). A small set for trying methods, not a published benchmark.\n"
         f"Licences of its parts: {material.licences()}"
     )
-
-
-def _shared(ctx: StepContext, key: str, made: Path) -> Path:
-    """The set in the workspace's shared folder, where later steps read it: an artifact's folder moves when it is done."""
-    import shutil
-
-    home = ctx.shared / "composed" / key
-    if not home.exists():
-        draft = ctx.scratch / "composed"
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.copytree(made, draft)
-        home.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            draft.rename(home)
-        except OSError:
-            if not home.is_dir():  # else another run was faster, with the same content
-                raise
-    return home
 
 
 def _rows(made: _Composed, folder: Path, thumbnails: int) -> list[dict[str, Any]]:

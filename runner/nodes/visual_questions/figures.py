@@ -11,7 +11,7 @@ from PIL import Image
 
 from runner.data.images import decode
 from runner.data.places import Place
-from runner.data.sources import PackagedSource, Source, open_source
+from runner.data.sources import PackagedSource, Record, Source, open_source
 from runner.errors import DataError
 from runner.nodes.cut_outs import Figure, captioned, cut_out_of
 from runner.nodes.dealing import dealt
@@ -48,13 +48,18 @@ class Kit:
         """Nouns with a cut-out, in the order of the list."""
         return [noun for noun in NOUNS if self.figures.get(noun)]
 
+    def backgrounds(self) -> list[tuple[Place, str, Image.Image]]:
+        """Photographs that show none of the nouns, so that what stands before them is the only answer."""
+        return [photograph for photograph in self.photographs if depicted(photograph[1]) is None]
+
 
 @dataclass(frozen=True)
 class Stock:
-    """Kits by split, and the licences of every set that something is taken of."""
+    """Kits by split; licence and fingerprint of every set that something is taken of."""
 
     kits: Mapping[str, Kit]
     licences: Mapping[str, str]
+    fingerprints: Mapping[str, str]
 
 
 def stocked(
@@ -77,22 +82,24 @@ def stocked(
     sources[photos.source_id] = photos
     grounds = _photographs(photos, fractions, seed, photograph_limit)
     kits = {split: Kit({n: f[split] for n, f in figures.items()}, grounds[split]) for split in fractions}
-    return Stock(kits, {name: source.licence or "not stated" for name, source in sorted(sources.items())})
+    listed = sorted(sources.items())
+    licences = {name: source.licence or "not stated" for name, source in listed}
+    return Stock(kits, licences, {name: source.fingerprint() for name, source in listed})
 
 
-def _by_noun(records: Sequence[object], side: int, warn: Warn) -> dict[str, list[Figure]]:
+def _by_noun(records: Sequence[Record], side: int, warn: Warn) -> dict[str, list[Figure]]:
     """Cut-outs by noun; the same pixels count once."""
     found: dict[str, list[Figure]] = {}
     met: set[bytes] = set()
     for record in records:
-        noun = depicted(record.caption or "")  # type: ignore[attr-defined]
-        image = None if noun is None else cut_out_of(record, side, warn)  # type: ignore[arg-type]
+        noun = depicted(record.caption or "")
+        image = None if noun is None else cut_out_of(record, side, warn)
         if noun is None or image is None:
             continue
         key = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
         if key not in met:
             met.add(key)
-            place = Place(record.source_id, record.uri)  # type: ignore[attr-defined]
+            place = Place(record.source_id, record.uri)
             found.setdefault(noun, []).append(Figure(place, image))
     return found
 

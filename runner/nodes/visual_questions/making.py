@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
@@ -45,11 +44,21 @@ def made(stock: Stock, counts: Mapping[str, Mapping[str, int]], size: int, turns
 
 
 def record(one: Made, source_id: str) -> dict[str, Any]:
-    """A row of ``Conversations.records``; the picture stands before the first question."""
+    """A row for ``runner.data.benchmarks.building.conversations``; the picture stands before the first question."""
     spoken: list[list[str]] = []
     for number, turn in enumerate(one.turns):
         spoken += [["user", (PICTURE if number == 0 else "") + turn.question], ["assistant", turn.answer]]
     return {
         "record_id": one.file.removesuffix(".png"), "domain": one.domain, "split": one.split, "source_id": source_id,
-        "uris": [one.file], "turns": json.dumps(spoken), "group": None,
+        "uris": [one.file], "turns": spoken, "group": None,
     }  # fmt: skip
+
+
+def items(record: Mapping[str, Any], turns: list[list[str]]) -> Iterator[dict[str, Any]]:
+    """Each question of a record on its own, as a row for ``building.vqa_items``; all of one picture are a group."""
+    for number in range(0, len(turns) - 1, 2):
+        yield {
+            "benchmark": record["domain"], "item_id": f"{record['record_id']}/{number // 2}",
+            "question": turns[number][1].replace(PICTURE, ""), "answers": [turns[number + 1][1]], "uris": record["uris"],
+            "source_id": record["source_id"], "pair_id": record["record_id"],
+        }  # fmt: skip

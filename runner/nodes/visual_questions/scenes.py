@@ -69,7 +69,7 @@ class Canvas:
     def ground(self) -> Image.Image:
         """A photograph or a pale ground, RGBA."""
         if self.draw.random() < PHOTOGRAPHED:
-            return squared(self.pick(self.kit.photographs)[2], self.size)
+            return squared(self.pick(self.kit.backgrounds())[2], self.size)
         pale = 255 - self.draw.integers(0, 70, 3)
         return Image.new("RGBA", (self.size, self.size), (int(pale[0]), int(pale[1]), int(pale[2]), 255))
 
@@ -81,7 +81,9 @@ class Canvas:
         """The figure at a size drawn between shares of the side, mirrored or not."""
         return scaled(figure, max(1, round(self.size * self.draw.uniform(least, most))), mirrored=self.coin())
 
-    def put(self, ground: Image.Image, figure: Image.Image, box: tuple[float, float, float, float] = (0, 0, 1, 1)) -> None:
+    def put(
+        self, ground: Image.Image, figure: Image.Image, box: tuple[float, float, float, float] = (0, 0, 1, 1)
+    ) -> None:
         """Paste the figure anywhere within a box, given in shares of the side (left, top, right, bottom)."""
         left, top, right, bottom = (round(edge * self.size) for edge in box)
         across = left + round(self.draw.random() * max(0, right - left - figure.width))
