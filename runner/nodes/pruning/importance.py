@@ -218,12 +218,3 @@ def wanda_sp(weight: Tensor, squares: Tensor) -> Tensor:
 def flap(weight: Tensor, variance: Tensor) -> Tensor:
     """Column scores Var_t(X_j) ||W_:j||^2 ([out, C], [C] -> [C])."""
     return exact(weight.detach()).square().sum(0) * variance.to(exact(weight).dtype)
-
-
-def bias_compensation(weight: Tensor, means: Tensor, removed: Tensor) -> Tensor:
-    """FLAP: what the removed inputs gave on average, to be added to the output bias: W[:, removed] mean(X[removed]).
-
-    ``weight`` [out, C] before the cut, ``means`` [C], ``removed`` int64 indices of channels -> [out].
-    """
-    weight = exact(weight.detach())
-    return weight[:, removed] @ means[removed].to(weight.dtype)
