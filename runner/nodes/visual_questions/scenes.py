@@ -245,17 +245,27 @@ def style_scene(canvas: Canvas, style: str) -> Scene:
         place, _, image = canvas.pick(canvas.kit.photographs)
         ground, parts, named = squared(image, canvas.size), ["/".join(place)], None
     else:
-        wanted = {name for name, made in STYLES.items() if made == style}
-        usable = {n: [f for f in canvas.kit.figures[n] if f.place.source_id in wanted] for n in canvas.kit.nouns()}
-        named = canvas.pick([noun for noun, figures in usable.items() if figures])
+        usable = styled(canvas.kit, style)
+        named = canvas.pick([*usable])
         figure, ground = canvas.pick(usable[named]), canvas.ground()
         canvas.put(ground, canvas.shaped(figure.image, 0.6, 0.98))
         parts = ["/".join(figure.place)]
-    styles = [*STYLES.values()]
+    styles = styles_of(canvas.kit)
     turns = [canvas.ask("style", style)] + [canvas.check("is_style", style, styles, "style") for _ in range(2)]
     if named is not None:
         turns.append(canvas.ask("what", named))
     return Scene(ground.convert("RGB"), turns, parts)
+
+
+def styled(kit: Kit, style: str) -> dict[str, list[Figure]]:
+    """Cut-outs in a style, by noun."""
+    found = {n: [f for f in kit.figures[n] if STYLES.get(f.place.source_id) == style] for n in kit.nouns()}
+    return {noun: figures for noun, figures in found.items() if figures}
+
+
+def styles_of(kit: Kit) -> list[str]:
+    """Styles that the material has."""
+    return [style for style in STYLES.values() if (kit.photographs if style == "photo" else styled(kit, style))]
 
 
 def _scene(ground: Image.Image, turns: list[Turn], figures: Sequence[Figure]) -> Scene:
@@ -268,7 +278,7 @@ DOMAINS: dict[str, tuple[Callable[[Canvas, str], Scene], Callable[[Kit], Sequenc
     "colour": (colour_scene, lambda kit: [*COLOURS]),
     "text": (text_scene, lambda kit: TEXTS),
     "position": (position_scene, lambda kit: PLACES),
-    "style": (style_scene, lambda kit: [*STYLES.values()]),
+    "style": (style_scene, styles_of),
 }
 """What draws a domain's pictures, and what they are about in turn, so that first answers are balanced."""
 

@@ -71,7 +71,9 @@ def make(
     drawn = ctx.seed if seed is None else seed
     fractions = {"train": 1 - eval_fraction, "eval": eval_fraction}
     stock = stocked(sets, photographs, fractions, 2 * size, drawn, lambda text: ctx.warn(text, item=name))
-    counts: dict[str, dict[str, int]] = {split: {domain: getattr(count, split) for domain, count in domains.items()} for split in SPLITS}
+    counts: dict[str, dict[str, int]] = {
+        split: {domain: getattr(count, split) for domain, count in domains.items()} for split in SPLITS
+    }
     folder, rows, tally = ctx.folder("pictures"), list[dict[str, Any]](), _Tally()
     total = sum(sum(by_domain.values()) for by_domain in counts.values())
     for one in ctx.track(made(stock, counts, size, turns, drawn), unit="images", total=total):
