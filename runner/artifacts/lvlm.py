@@ -120,6 +120,17 @@ class Experts(Artifact):
 
 
 @dataclass(frozen=True)
+class MergedLvlm(Artifact):
+    """One merge of experts. ``checkpoint``: the whole model in the base's layout; ``adapter``: a folder of peft on the base that is the
+    same merge (empty unless the merge is linear and all experts are LoRA). ``summary``: weights, method, counts."""
+
+    checkpoint: Folder
+    adapter: Folder
+    merges: Annotated[Table, Rows("dmo_merge")]
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Mixtures(Artifact):
     """Points of the simplex over ``domains``; rows of ``dmo_mixture`` in order, ids unique."""
 
