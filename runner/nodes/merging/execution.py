@@ -95,19 +95,51 @@ class MixedLinear(nn.Module):
         return base
 
 
+class MixedLeaf(nn.Module):
+    """A module whose output is affine in its parameters, for parameters that experts carry whole.
+
+    ``y(sum) = y(theta_0) + sum_k c_k (y(theta_k) - y(theta_0))``: one forward of the module an expert, so for small modules.
+    ``states``: of each expert its parameters by their names in the module; None: the base's.
+    """
+
+    def __init__(
+        self, module: nn.Module, states: Sequence[Mapping[str, Tensor] | None], coefficients: Coefficients
+    ) -> None:
+        super().__init__()
+        self.module, self.coefficients = module, coefficients
+        own = dict(module.named_parameters())
+        self.states = [
+            state and {name: _shaped(name, x, own[name]).to(own[name]) for name, x in state.items()} for state in states
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, ...] -> [n, ...]."""
+        base: Tensor = self.module(x)
+        shares, total = self.coefficients.of(len(x)).to(base.dtype), base
+        for k, state in enumerate(self.states):
+            if state:
+                change = torch.func.functional_call(self.module, dict(state), (x,)) - base
+                total = total + shares[:, k].view(-1, *[1] * (base.dim() - 1)) * change
+        return total
+
+
 class BatchedMixtures:
     """Swaps the adapted Linears of a network for mixtures of LoRA experts; the base is back as it was on leaving.
 
-    ``experts`` in the order of the weights: modules one of them does not adapt count as zero. ``assign`` before a batch.
-    Raises ``ModelRefused`` where an adapted module is no Linear of the network.
+    ``experts`` in the order of the weights: modules one of them does not adapt count as zero. ``whole``: parameters that each of
+    them carries whole, by name (a trained projector). ``assign`` before a batch. Raises ``ModelRefused`` where an adapted module is
+    no Linear of the network, or a whole parameter belongs to no Linear, norm or embedding of its own.
     """
 
-    def __init__(self, network: nn.Module, experts: Sequence[Factors]) -> None:
+    def __init__(
+        self, network: nn.Module, experts: Sequence[Factors], whole: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> None:
         self.network, self.experts = network, list(experts)
         self.coefficients = Coefficients()
         self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
         for name in self.names:
             self._check(name)
+        self._leaves = self._grouped(list(whole or [{} for _ in experts]))
 
     @property
     def names(self) -> list[str]:
@@ -133,6 +165,12 @@ class BatchedMixtures:
             linear: Any = getattr(holder, child)
             self._swapped.append((holder, child, linear))
             setattr(holder, child, MixedLinear(linear, [e.get(name) for e in self.experts], self.coefficients))
+        for name, states in self._leaves.items():
+            parent, _, child = name.rpartition(".")
+            holder = self.network.get_submodule(parent)
+            leaf: Any = getattr(holder, child)
+            self._swapped.append((holder, child, leaf))
+            setattr(holder, child, MixedLeaf(leaf, states, self.coefficients))
         return self
 
     def __exit__(
@@ -141,6 +179,23 @@ class BatchedMixtures:
         for holder, child, linear in reversed(self._swapped):
             setattr(holder, child, linear)
         self._swapped.clear()
+
+    def _grouped(self, whole: list[Mapping[str, Tensor]]) -> dict[str, list[dict[str, Tensor] | None]]:
+        """Whole parameters by the module that owns them, one state an expert."""
+        owners = [id(p) for _, p in self.network.named_parameters(remove_duplicate=False)]
+        names = dict.fromkeys(name for expert in whole for name in expert)
+        grouped: dict[str, list[dict[str, Tensor] | None]] = {}
+        for name in names:
+            module, _, own = name.rpartition(".")
+            parameter = dict(self.network.named_parameters()).get(name)
+            leaf = self.network.get_submodule(module) if parameter is not None else None
+            if leaf is None or not _is_affine(leaf) or module in self.names or owners.count(id(parameter)) > 1:
+                raise ModelRefused(f"an expert carries {name} whole, which cannot be mixed in a batch")
+            states = grouped.setdefault(module, [None] * len(whole))
+            for k, expert in enumerate(whole):
+                if name in expert:
+                    states[k] = {**(states[k] or {}), own: expert[name]}
+        return grouped
 
     def _check(self, name: str) -> None:
         try:
@@ -155,6 +210,12 @@ class BatchedMixtures:
                 raise ModelRefused(
                     f"{name}: an expert of shape {found} on a weight of shape {tuple(linear.weight.shape)}"
                 )
+
+
+def _is_affine(module: nn.Module) -> bool:
+    """Whether a module's output is affine in its parameters; norms of transformers are known by their class names."""
+    kinds = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.modules.conv._ConvNd)
+    return isinstance(module, kinds) or type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
 
 
 class ResidentDeltas:

@@ -214,3 +214,28 @@ def test_scaling_and_bias_by_hand() -> None:
         with torch.no_grad():
             found = holder(torch.ones(1, 2))
     assert torch.allclose(found, holder(torch.ones(1, 2)) + 0.5 * 3.0 * 2)
+
+
+@torch.no_grad()
+def test_parameters_that_experts_carry_whole() -> None:
+    """A projector of norm, Linear, Linear: mixing whole modules layer by layer equals mixing their parameters."""
+    torch.manual_seed(0)
+    projector = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 3))
+    states = [{name: p + torch.randn_like(p) for name, p in projector.named_parameters()} for _ in range(2)]
+    del states[1]["3.bias"]
+    weights, x = torch.tensor([[0.3, 0.7], [1.5, -0.5]]), torch.randn(2, 5, 4)
+    base = {name: p.clone() for name, p in projector.named_parameters()}
+    with BatchedMixtures(projector, [{}, {}], states) as mixtures:
+        mixtures.assign(weights)
+        found = projector(x)
+    for row, pair in enumerate(weights):
+        mixed = {n: b + sum(w * (s.get(n, b) - b) for w, s in zip(pair, states, strict=True)) for n, b in base.items()}
+        assert torch.allclose(found[row], torch.func.functional_call(projector, mixed, (x[row],)), atol=1e-5)
+    assert torch.equal(projector(x), torch.func.functional_call(projector, base, (x,)))
+
+
+def test_tied_embeddings_are_not_mixed_in_a_batch() -> None:
+    network = tiny_llama(tied=True)
+    whole = [{"model.embed_tokens.weight": torch.zeros(64, 32)}, {}]
+    with pytest.raises(ModelRefused, match="embed_tokens"):
+        BatchedMixtures(network, [{}, {}], whole)

@@ -1,0 +1,83 @@
+"""Checked experts as rows of the results: norms and cosines of what they change, sums of their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from runner.nodes.merging.checkpoints import Checkpoint
+from runner.nodes.merging.checks import Checked, ExpertFacts, check_experts
+from runner.nodes.merging.experts import Expert, differences, open_expert
+from runner.nodes.merging.geometry import cosines, inner
+
+if TYPE_CHECKING:
+    from runner.artifacts import Experts
+
+
+@dataclass(frozen=True)
+class Described:
+    """Rows of ``dmo_expert`` and ``dmo_geometry``, and what a reader should know."""
+
+    experts: list[dict[str, Any]]
+    geometry: list[dict[str, Any]]
+    facts: tuple[ExpertFacts, ...]
+    warnings: tuple[str, ...]
+
+
+def describe(
+    base_folder: Path, paths: Mapping[str, Path], domains: Mapping[str, str | None] | None = None
+) -> Described:
+    """Check experts and measure them. ``domains``: of each, default its name (None: a model of a mixture).
+
+    Raises ``ModelRefused``; see ``check_experts``; also where an expert holds a value that is not finite.
+    """
+    checked = check_experts(base_folder, paths)
+    base = Checkpoint(base_folder)
+    experts = [open_expert(fact.name, fact.path, base) for fact in checked.experts]
+    table = gram_of(base, experts)
+    norms = table.diagonal().clamp(min=0).sqrt().tolist()
+    rows = [
+        {
+            "name": fact.name, "domain": fact.name if domains is None else domains[fact.name], "path": str(fact.path),
+            "kind": fact.kind, "sha256": fact.sha256, "rank": fact.rank, "scaling": fact.scaling, "n_tensors": fact.merged,
+            "delta_norm": norm,
+        } for fact, norm in zip(checked.experts, norms, strict=True)
+    ]  # fmt: skip
+    return Described(rows, _pairs(list(paths), cosines(table)), checked.experts, _warnings(checked, norms))
+
+
+def gram_of(base: Checkpoint, experts: Sequence[Expert]) -> Tensor:
+    """Inner products of the experts' differences, float64 [K, K], tensor by tensor; whole ones are never held together."""
+    count = len(experts)
+    table = torch.zeros(count, count, dtype=torch.float64)
+    for _, found in differences(base, experts):
+        for i in range(count):
+            for j in range(i, count):
+                one, other = found[i], found[j]
+                if one is not None and other is not None:
+                    table[i, j] += inner(one, other)
+    return table.triu() + table.triu(1).T
+
+
+def expert_paths(experts: Experts) -> dict[str, Path]:
+    """Where the weights of each model of an artifact stand, in order."""
+    return {model["name"]: experts.folder / model["path"] for model in experts.models}
+
+
+def _pairs(names: list[str], table: Tensor) -> list[dict[str, Any]]:
+    rows = []
+    for i, one in enumerate(names):
+        for j, other in enumerate(names[i + 1 :], i + 1):
+            value = float(table[i, j])
+            rows.append({"domain_i": one, "domain_j": other, "cosine": None if value != value else value})
+    return rows
+
+
+def _warnings(checked: Checked, norms: list[float]) -> tuple[str, ...]:
+    zero = [fact.name for fact, norm in zip(checked.experts, norms, strict=True) if norm == 0]
+    return (*checked.warnings, *(f"expert {name} equals the base: it changes nothing" for name in zero))
