@@ -205,6 +205,14 @@ class Writer:
         except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
             raise DataError(f"{self._name} cannot take these pictures: {error}") from error
 
+    def words(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a text, pictures as their one sign, and the characters [start, end) that each stands for."""
+        bos = self._tokenizer.bos_token
+        special = self._processor is not None and not (bos and text.startswith(bos))
+        self._listener([text], add_special_tokens=special)
+        encoding = self._listener.encodings[0]
+        return list(encoding.ids), list(encoding.offsets)
+
     def labels(self, texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]]]) -> torch.Tensor:
         """int64 [B, S] of texts just made into tensors: token ids where a token covers a part of a span, else -100."""
         import torch
