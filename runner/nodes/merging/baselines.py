@@ -23,14 +23,24 @@ class Fitted(NamedTuple):
     left_out_r2: float | None
 
 
-def regmix(weights: Floats, values: Floats, kind: Literal["linear", "boosting"] = "linear", seed: int = 0) -> Fitted:
+def regmix(
+    weights: Floats,
+    values: Floats,
+    kind: Literal["linear", "boosting"] = "linear",
+    seed: int = 0,
+    *,
+    validate: bool = True,
+) -> Fitted:
     """Fit scores [n] of small runs on their mixtures [n, K]: ordinary least squares, or boosted trees.
+
+    ``validate``: also fit without some runs, to say how well they are predicted.
 
     Raises ``ValueError`` for fewer than three runs.
     """
     if len(values) < 3:
         raise ValueError(f"a regression over mixtures wants at least 3 scored ones, not {len(values)}")
-    return Fitted(_regressor(kind, seed).fit(weights, values), _left_out(weights, values, kind, seed))
+    quality = _left_out(weights, values, kind, seed) if validate else None
+    return Fitted(_regressor(kind, seed).fit(weights, values), quality)
 
 
 def _regressor(kind: str, seed: int) -> Any:

@@ -1,12 +1,12 @@
-"""Steps `dmo.mixtures`, `dmo.rank`. Light: imported to validate a spec."""
+"""Steps `dmo.mixtures`, `dmo.rank`, `dmo.baselines`, `dmo.quota`. Light: imported to validate a spec."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from runner.artifacts import Experts, MixtureRanking, Mixtures, MixtureScores
+from runner.artifacts import Conversations, Experts, MixtureRanking, Mixtures, MixtureScores
 from runner.context import StepContext
 from runner.nodes.merging.mixture_specs import Anchor, GeneratorSpec, Objective
 from runner.steps import step
@@ -97,3 +97,67 @@ def _say(ctx: StepContext, found: Objectives, checks: list[dict[str, Any]]) -> N
     few = [row["n"] for row in checks if row["task"] == "objective" and row["n"] < 10]
     if few:
         ctx.warn(f"rank correlations over {few[0]} mixtures are fragile: read them with their interval")
+
+
+@step("dmo.baselines", version="1")
+def baselines(
+    ctx: StepContext,
+    *,
+    runs: Annotated[MixtureScores, Field(description="scores of small runs really trained on mixtures")],
+    mixtures: Annotated[Mixtures | None, Field(description="what to predict; default: the runs' own mixtures")] = None,
+    model: Annotated[
+        Literal["regmix_linear", "regmix_boosting", "mixing_law"],
+        Field(description="regression of RegMix by a line or by trees, or exponential mixing laws (for losses)"),
+    ] = "regmix_linear",
+    seed: Annotated[int | None, Field(ge=0, description="none = the run's seed")] = None,
+) -> MixtureScores:
+    """Predict the scores of mixtures by regression over training runs, each from runs other than its own."""
+    import numpy as np
+    import pyarrow as pa
+
+    from results.tables import arrow_table
+    from runner.errors import DataError
+    from runner.nodes.merging.regression import predictions, score_rows
+    from runner.nodes.merging.validity import score_table
+
+    table = score_table(runs)
+    wanted = runs.mixtures if mixtures is None else mixtures.mixtures
+    weights = np.array(wanted.column("weights").to_pylist(), np.float64)
+    try:
+        found = predictions(table, weights, model, ctx.seed if seed is None else seed)
+    except ValueError as error:
+        raise DataError(f"no regression over {len(table.ids)} runs: {error}") from error
+    names = [str(name) for name in wanted.column("mixture_id").to_pylist()]
+    rows = arrow_table("dmo_score", score_rows(names, runs.tasks, found, len(table.ids)))
+    nothing = runs.items.slice(0, 0) if isinstance(runs.items, pa.Table) else runs.items
+    return MixtureScores(runs.domains, "regression", runs.tasks, wanted, arrow_table("dmo_merge", []), rows, nothing)
+
+
+@step("dmo.quota", version="1")
+def quota(
+    ctx: StepContext,
+    *,
+    ranking: Annotated[MixtureRanking, Field(description="whose chosen mixture is drawn")],
+    data: Conversations,
+    n: Annotated[int, Field(ge=1, description="training records")],
+    repeat: Annotated[bool, Field(description="go through a domain again where it has too few records")] = False,
+    seed: Annotated[int | None, Field(ge=0, description="none = the run's seed")] = None,
+) -> Conversations:
+    """The training records of the chosen mixture, by exact quotas; other splits stay as they are."""
+    import pyarrow as pa
+
+    from runner.nodes.merging.drawing import quota_rows
+
+    records = data.records.to_pylist()
+    by_domain = {
+        name: [i for i, row in enumerate(records) if row["split"] == "train" and row["domain"] == name]
+        for name in ranking.domains
+    }
+    weights = ranking.chosen["weights"]
+    rows, counts = quota_rows(ranking.domains, weights, by_domain, n, ctx.seed if seed is None else seed, repeat=repeat)
+    rest = [i for i, row in enumerate(records) if row["split"] != "train"]
+    taken = data.records.take(pa.array([*rows, *rest], pa.int64()))
+    note = f"mixture {ranking.chosen['mixture_id']}: " + ", ".join(f"{name} {count}" for name, count in counts.items())
+    if len(set(rows)) < len(rows):
+        ctx.warn(f"{len(rows) - len(set(rows))} of {n} records stand more than once: a domain has fewer than its quota")
+    return Conversations({**data.about, "notes": [*data.about.get("notes", []), note]}, data.corpus, taken)
