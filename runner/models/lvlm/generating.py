@@ -53,10 +53,14 @@ def generate(
     if choices is not None:
         scores = reply_log_likelihoods(loaded, questions, choices)
         return [some[int(row.argmax())] for some, row in zip(choices, scores.totals, strict=True)]
+    writer = Writer(loaded)
+    return replies_to(loaded, writer, prompts(writer, loaded, questions), max_new_tokens)
+
+
+def replies_to(loaded: LoadedLvlm, writer: Writer, inputs: Mapping[str, Any], max_new_tokens: int) -> list[str]:
+    """``generate`` for prompts that are tensors already, as ``prompts`` makes them."""
     import torch
 
-    writer = Writer(loaded)
-    inputs = prompts(writer, loaded, questions)
     _check_room(loaded, int(inputs["input_ids"].shape[1]) + max_new_tokens)
     with torch.inference_mode():
         written = loaded.network.generate(**inputs, generation_config=_greedy(writer, max_new_tokens))
