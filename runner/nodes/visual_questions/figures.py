@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from PIL import Image
 
@@ -44,10 +45,12 @@ class Kit:
     figures: Mapping[str, Sequence[Figure]]
     photographs: Sequence[tuple[Place, str, Image.Image]]
 
+    @cached_property
     def nouns(self) -> list[str]:
-        """Nouns with a cut-out, in the order of the list."""
+        """The nouns with a cut-out, in the order of the list."""
         return [noun for noun in NOUNS if self.figures.get(noun)]
 
+    @cached_property
     def backgrounds(self) -> list[tuple[Place, str, Image.Image]]:
         """Photographs that show none of the nouns, so that what stands before them is the only answer."""
         return [photograph for photograph in self.photographs if depicted(photograph[1]) is None]

@@ -69,7 +69,7 @@ class Canvas:
     def ground(self) -> Image.Image:
         """A photograph or a pale ground, RGBA."""
         if self.draw.random() < PHOTOGRAPHED:
-            return squared(self.pick(self.kit.backgrounds())[2], self.size)
+            return squared(self.pick(self.kit.backgrounds)[2], self.size)
         pale = 255 - self.draw.integers(0, 70, 3)
         return Image.new("RGBA", (self.size, self.size), (int(pale[0]), int(pale[1]), int(pale[2]), 255))
 
@@ -116,7 +116,7 @@ def object_scene(canvas: Canvas, noun: str) -> Scene:
     """One object; asked: what it is, whether something is there, what kind of thing, this or that."""
     figure, ground = canvas.figure(noun), canvas.ground()
     canvas.put(ground, canvas.shaped(figure.image, 0.6, 0.98))
-    nouns = canvas.kit.nouns()
+    nouns = canvas.kit.nouns
     pair = [noun, canvas.other(nouns, noun)][:: 1 if canvas.coin() else -1]
     turns = [
         canvas.ask("what", noun),
@@ -129,7 +129,7 @@ def object_scene(canvas: Canvas, noun: str) -> Scene:
 
 def count_scene(canvas: Canvas, number: str) -> Scene:
     """One to five objects of a noun in cells of a grid, none over another."""
-    noun = canvas.pick([n for n in canvas.kit.nouns() if n != "fish"])
+    noun = canvas.pick([n for n in canvas.kit.nouns if n != "fish"])
     figure, ground, count = canvas.figure(noun), canvas.ground(), int(number)
     cells = canvas.draw.permutation(9)[:count]
     for cell in cells:
@@ -153,7 +153,7 @@ def colour_scene(canvas: Canvas, colour: str) -> Scene:
         name = canvas.pick(SHAPES)
         image = shape(name, canvas.tint(colour))
     else:
-        name = canvas.pick(canvas.kit.nouns())
+        name = canvas.pick(canvas.kit.nouns)
         parts = [canvas.figure(name)]
         image = recoloured(parts[0].image, canvas.tint(colour))
     canvas.put(ground, canvas.shaped(image, 0.4, 0.85))
@@ -221,7 +221,7 @@ def lettering(word: str, colour: tuple[int, int, int]) -> Image.Image:
 
 def position_scene(canvas: Canvas, place: str) -> Scene:
     """Two objects; the first is to the ``place`` of the second, and clearly nothing else."""
-    nouns = canvas.kit.nouns()
+    nouns = canvas.kit.nouns
     first = canvas.pick(nouns)
     second = canvas.other(nouns, first)
     figures, ground = [canvas.figure(first), canvas.figure(second)], canvas.ground()
@@ -259,7 +259,7 @@ def style_scene(canvas: Canvas, style: str) -> Scene:
 
 def styled(kit: Kit, style: str) -> dict[str, list[Figure]]:
     """Cut-outs in a style, by noun."""
-    found = {n: [f for f in kit.figures[n] if STYLES.get(f.place.source_id) == style] for n in kit.nouns()}
+    found = {n: [f for f in kit.figures[n] if STYLES.get(f.place.source_id) == style] for n in kit.nouns}
     return {noun: figures for noun, figures in found.items() if figures}
 
 
@@ -273,7 +273,7 @@ def _scene(ground: Image.Image, turns: list[Turn], figures: Sequence[Figure]) ->
 
 
 DOMAINS: dict[str, tuple[Callable[[Canvas, str], Scene], Callable[[Kit], Sequence[str]]]] = {
-    "object": (object_scene, lambda kit: kit.nouns()),
+    "object": (object_scene, lambda kit: kit.nouns),
     "count": (count_scene, lambda kit: [str(n) for n in range(1, MOST + 1)]),
     "colour": (colour_scene, lambda kit: [*COLOURS]),
     "text": (text_scene, lambda kit: TEXTS),

@@ -219,7 +219,7 @@ def test_no_drawing_stands_in_both_splits():
     train, held = ({f.image.tobytes() for fs in found.kits[s].figures.values() for f in fs} for s in ("train", "eval"))
     assert len(train) > 40 and len(held) > 40 and not train & held
     seen = [{place for place, _, _ in found.kits[s].photographs} for s in ("train", "eval")]
-    assert not seen[0] & seen[1] and {label for _, label, _ in found.kits["train"].backgrounds()} <= {
+    assert not seen[0] & seen[1] and {label for _, label, _ in found.kits["train"].backgrounds} <= {
         "bird",
         "deer",
         "ship",
