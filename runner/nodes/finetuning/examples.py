@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,10 +144,18 @@ class Kept:
             ids[place, :length] = torch.from_numpy(example.ids)
             labels[place, :length] = torch.from_numpy(example.labels)
             mask[place, :length] = 1
-        pictures = [number for example in chosen for number in example.pictures]
-        features = torch.stack([self._feature(number) for number in pictures]) if pictures else None
         given = {"input_ids": ids, "attention_mask": mask}
-        return Inputs(given, labels, features, [self._ids[i] for i in rows], [int(i) for i in rows])
+        return Inputs(given, labels, self.features(rows), [self._ids[i] for i in rows], [int(i) for i in rows])
+
+    def features(self, rows: Sequence[int]) -> Tensor | None:
+        """What the projector is given for the pictures of these rows, (pictures, T, D), or None where they show none."""
+        pictures = [number for i in rows if (example := self._used[i]) is not None for number in example.pictures]
+        return torch.stack([self._feature(number) for number in pictures]) if pictures else None
+
+    def same_tokens(self, other: Kept) -> bool:
+        """Whether both hold the same records as the same tokens."""
+        pairs = zip(self._used, other._used, strict=False)
+        return self._ids == other._ids and all(a and b and np.array_equal(a.ids, b.ids) for a, b in pairs)
 
     def _feature(self, number: int) -> Tensor:
         place = int(np.searchsorted(self._starts, number, side="right")) - 1
@@ -261,6 +269,6 @@ def _name(start: int) -> str:
     return f"{start:08d}.safetensors"
 
 
-def pictures_of(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+def pictures_of(rows: Sequence[Row]) -> set[tuple[str, str]]:
     """Places of the distinct pictures."""
-    return iter({(p.source_id, p.uri) for row in rows for p in places_of(row)})
+    return {(p.source_id, p.uri) for row in rows for p in places_of(row)}

@@ -143,6 +143,7 @@ def _adapt(loaded: LoadedLvlm, parts: Anatomy, recipe: Recipe, with_projector: b
         from peft import LoraConfig, get_peft_model
     idle = recipe.train == "projector"
     lora, names = recipe.lora, linear_names(parts)
+    alpha: Any = 1 if idle else lora.alpha  # peft takes any number
     unknown = sorted(set(lora.targets or ()) - set(names))
     if unknown:
         raise ModelRefused(
@@ -153,14 +154,14 @@ def _adapt(loaded: LoadedLvlm, parts: Anatomy, recipe: Recipe, with_projector: b
     prefix = f"{parts.decoder_path}.layers." if parts.decoder_path else "layers."
     others = [path for path in (parts.vision_path, parts.projector_path) if path]
     config = LoraConfig(
-        r=1 if idle else lora.r, lora_alpha=1 if idle else lora.alpha, lora_dropout=0.0 if idle else lora.dropout,
+        r=1 if idle else lora.r, lora_alpha=alpha, lora_dropout=0.0 if idle else lora.dropout,
         target_modules=re.escape(_first_linear(parts, prefix)) if idle else chosen,
         exclude_modules="|".join(f"{re.escape(path)}(\\..*)?" for path in others) if others and not idle else None,
         modules_to_save=[parts.projector_path] if with_projector and parts.projector_path else None, bias="none",
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapted = get_peft_model(loaded.network, config)  # type: ignore[arg-type]
+        adapted = get_peft_model(loaded.network, config)
     wrapped = [name for name, module in loaded.network.named_modules() if hasattr(module, "lora_A")]
     if stray := [name for name in wrapped if not name.startswith(prefix)]:
         raise ModelRefused(f"{loaded.name}: the adapter would also change {stray[0]}", hint="Name lora.targets.")
@@ -201,4 +202,9 @@ def _need_head(loaded: LoadedLvlm, parts: Anatomy) -> None:
     if parts.lm_head is None or at(loaded.network, loaded.network.base_model_prefix) is None:
         raise ModelRefused(
             f"{loaded.name} has no output head: it predicts no tokens", hint="Take the causal model's folder."
+        )
+    scaled = [n for n in ("logit_scale", "logits_scaling") if getattr(parts.config, n, None) not in (None, 1, 1.0)]
+    if scaled:
+        raise ModelRefused(
+            f"{loaded.name}: {parts.architecture} scales its logits ({scaled[0]}), which training does not follow"
         )

@@ -5,7 +5,7 @@ Only hidden states whose logits count go through lm_head, some at a time, so tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from torch.nn import functional
 from runner.models.lvlm.anatomy import Anatomy
 from runner.nodes.finetuning.examples import Inputs
 from runner.nodes.finetuning.losses import by_chunks, coarse_divergence, divergence, squared_error
-from runner.nodes.finetuning.specs import LAST, Loss
+from runner.nodes.finetuning.specs import LAST, LogitsLoss, Loss
 
 ROOM = 1 << 26
 """Logits computed at a time."""
@@ -46,14 +46,20 @@ class Terms:
 
 @dataclass(frozen=True)
 class Taught:
-    """What the teacher says of a batch, at the positions where it counts, in order: ``last`` (N, D) after the final norm, ``layers``
-    [(N, D)] of the listed blocks, ``index``/``log_p`` (N, k), (N, k + 1) or ``logits`` are made of ``last`` by ``head`` on the fly."""
+    """What the teacher says of a batch, at the positions where it counts, in order.
+
+    ``layers`` [(N, D)]: states to be near to. For logits either ``last`` (N, D), of which ``head`` makes them, or ``index`` (N, k) and
+    ``log_p`` (N, k + 1) of the likeliest words and the rest.
+    """
 
     last: Tensor | None
     layers: Sequence[Tensor]
     head: Any
     index: Tensor | None = None
     log_p: Tensor | None = None
+
+
+Teach = Callable[[Inputs, dict[str, Any]], Taught]
 
 
 def kd_mask(batch: Inputs, where: str) -> Tensor:
@@ -69,15 +75,6 @@ def counts(batches: Sequence[Inputs], loss: Loss) -> Counts:
     kd = sum(int(kd_mask(b, loss.kd_mask).sum()) for b in batches) if loss.uses_teacher else 0
     tokens = sum(int(b.target_mask.sum()) for b in batches)
     return Counts(max(1, tokens), max(1, kd), sum(len(b.record_ids) for b in batches))
-
-
-def hidden_states(
-    network: Any, parts: Anatomy, batch: Inputs, layers: Sequence[int] = ()
-) -> tuple[Tensor, list[Tensor]]:
-    """The last hidden state (B, S, D) after the final norm, and what the listed blocks return."""
-    with recorded(parts, layers) as found:
-        last = network.base_model(**arguments(parts, batch), use_cache=False, return_dict=True).last_hidden_state
-    return last, [found[layer] for layer in layers]
 
 
 def arguments(parts: Anatomy, batch: Inputs) -> dict[str, Any]:
@@ -119,42 +116,71 @@ def logits_of(head: Any, config: Any, hidden: Tensor) -> Tensor:
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-def terms(
-    network: Any,
-    parts: Anatomy,
-    batch: Inputs,
-    loss: Loss,
-    over: Counts,
-    taught: Taught | None = None,
-    layers: Sequence[int] = (),
-) -> Terms:
-    """The batch's share of a step's loss.
+class Objective:
+    """The loss of one student. ``layers``: its blocks that are compared, LAST for the state after the final norm; ``teach``: gives what
+    the teacher says of a batch, told also what the student's decoder was called with."""
 
-    total = ce * sum NLL / tokens + hidden.weight * mean squared error + logits.weight * T^2 * sum KL / (positions or records).
-    """
-    states, blocks = hidden_states(network, parts, batch, [n for n in layers if n != LAST])
-    target, where = batch.target_mask, kd_mask(batch, loss.kd_mask)
-    nll = _nll(parts, states, batch, target) if loss.ce else states.new_zeros(0, dtype=torch.float32)
-    total = loss.ce * nll.sum() / over.tokens
-    kd_logits = kd_hidden = None
-    each = [(nll, target)]
-    if taught is not None and loss.logits is not None and loss.logits_weight:
-        kl = _kl(parts, states[where], loss, taught)
-        over_n = over.records if loss.kd_reduction == "batch_sum" else over.kd
-        part = loss.logits.temperature**2 * kl.sum() / over_n
-        total, kd_logits = total + loss.logits_weight * part, float(part.detach())
-        each.append((kl, where))
-    if taught is not None and loss.hidden_weight:
-        mine = {**dict(zip([n for n in layers if n != LAST], blocks, strict=True)), LAST: states}
-        errors = torch.stack(
-            [squared_error(mine[n][where], t) for n, t in zip(layers, taught.layers, strict=True)]
-        ).mean(0)
-        part = errors.sum() / over.kd
-        total, kd_hidden = total + loss.hidden_weight * part, float(part.detach())
-        each.append((errors, where))
-    bad = [] if bool(torch.isfinite(total.detach())) else _bad_rows(each)
-    ce = float(nll.detach().sum() / over.tokens) if loss.ce else None
-    return Terms(total, ce, kd_logits, kd_hidden, bad)
+    def __init__(
+        self, network: Any, parts: Anatomy, loss: Loss, teach: Teach | None = None, layers: Sequence[int] = ()
+    ) -> None:
+        self.network, self.parts, self.loss, self.teach, self.layers = network, parts, loss, teach, list(layers)
+
+    def __call__(self, batch: Inputs, over: Counts) -> Terms:
+        """The batch's share of a step's loss.
+
+        total = ce * sum NLL / tokens + hidden.weight * mean squared error + logits.weight * T^2 * sum KL / (positions or records).
+        """
+        loss, parts = self.loss, self.parts
+        states, embedded = self._states(batch)
+        last, target, where = states[LAST], batch.target_mask, kd_mask(batch, loss.kd_mask)
+        nll = _nll(parts, last, batch, target) if loss.ce else last.new_zeros(0, dtype=torch.float32)
+        total, each = loss.ce * nll.sum() / over.tokens, [(nll, target)]
+        kd_logits = kd_hidden = None
+        taught = self.teach(batch, embedded) if self.teach is not None else None
+        if taught is not None and loss.logits is not None and loss.logits_weight:
+            kl = _kl(parts, last[where], loss.logits, taught)
+            part = (
+                loss.logits.temperature**2 * kl.sum() / (over.records if loss.kd_reduction == "batch_sum" else over.kd)
+            )
+            total, kd_logits = total + loss.logits_weight * part, float(part.detach())
+            each.append((kl, where))
+        if taught is not None and loss.hidden_weight:
+            errors = _errors([states[n][where] for n in self.layers], taught.layers)
+            part = errors.sum() / over.kd
+            total, kd_hidden = total + loss.hidden_weight * part, float(part.detach())
+            each.append((errors, where))
+        bad = [] if bool(torch.isfinite(total.detach())) else _bad_rows(each)
+        return Terms(total, float(nll.detach().sum() / over.tokens) if loss.ce else None, kd_logits, kd_hidden, bad)
+
+    def _states(self, batch: Inputs) -> tuple[dict[int, Tensor], dict[str, Any]]:
+        """Hidden states (B, S, D) by layer, and what the decoder was called with."""
+        given = arguments(self.parts, batch)
+        with recorded(self.parts, self.layers) as found, called(self.network, self.parts) as embedded:
+            last = self.network.base_model(**given, use_cache=False, return_dict=True).last_hidden_state
+        return {**found, LAST: last}, embedded
+
+
+@contextmanager
+def called(network: Any, parts: Anatomy) -> Iterator[dict[str, Any]]:
+    """The keyword arguments of the decoder, words as embeddings, once the network has run."""
+    found: dict[str, Any] = {}
+
+    def keep(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        found.update(named)
+        words = found.pop("input_ids", None)
+        if found.get("inputs_embeds") is None:
+            found["inputs_embeds"] = network.get_input_embeddings()(args[0] if words is None else words)
+
+    handle = parts.decoder.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def _errors(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Squared distance at each position, mean over channels and layers: float32 (N,)."""
+    return torch.stack([squared_error(s, t) for s, t in zip(student, teacher, strict=True)]).mean(0)
 
 
 def _nll(parts: Anatomy, states: Tensor, batch: Inputs, target: Tensor) -> Tensor:
@@ -166,20 +192,18 @@ def _nll(parts: Anatomy, states: Tensor, batch: Inputs, target: Tensor) -> Tenso
             logits_of(parts.lm_head, parts.config, hidden).float(), wanted, reduction="none"
         )
 
-    return by_chunks(rows, _rows_at_once(parts), states[target], labels)
+    return by_chunks(rows, rows_at_once(parts), states[target], labels)
 
 
-def _kl(parts: Anatomy, states: Tensor, loss: Loss, taught: Taught) -> Tensor:
+def _kl(parts: Anatomy, states: Tensor, spec: LogitsLoss, taught: Taught) -> Tensor:
     """Divergence at each position where the teacher counts, without T^2, float32 (N,)."""
-    spec = loss.logits
-    assert spec is not None
     if taught.index is not None and taught.log_p is not None:
 
         def coarse(hidden: Tensor, index: Tensor, log_p: Tensor) -> Tensor:
             mine = logits_of(parts.lm_head, parts.config, hidden)
             return coarse_divergence(spec.divergence, mine, index, log_p, spec.temperature)
 
-        return by_chunks(coarse, _rows_at_once(parts), states, taught.index, taught.log_p)
+        return by_chunks(coarse, rows_at_once(parts), states, taught.index, taught.log_p)
 
     def full(hidden: Tensor, theirs: Tensor) -> Tensor:
         with torch.no_grad():
@@ -187,10 +211,11 @@ def _kl(parts: Anatomy, states: Tensor, loss: Loss, taught: Taught) -> Tensor:
         return divergence(spec.divergence, logits_of(parts.lm_head, parts.config, hidden), teacher, spec.temperature)
 
     assert taught.last is not None
-    return by_chunks(full, _rows_at_once(parts), states, taught.last)
+    return by_chunks(full, rows_at_once(parts), states, taught.last)
 
 
-def _rows_at_once(parts: Anatomy) -> int:
+def rows_at_once(parts: Anatomy) -> int:
+    """Positions whose logits are computed together."""
     return max(16, ROOM // int(parts.lm_head.weight.shape[0]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -39,6 +39,11 @@ class HiddenLoss(_Spec):
         default="last",
         description="last: after the final norm; kept: every block, beside the block it was in the teacher; or blocks of the student "
         "from 0, -1 for last",
+    )
+
+    teacher_layers: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None,
+        description="original index of each of the student's blocks; none = as its manifest of pruning says",
     )
 
     @model_validator(mode="after")
@@ -137,10 +142,6 @@ class Recipe(_Spec):
     optim: Optim = Optim()
     teacher_inputs: TeacherInputs = "own"
     cache_gb: float = Field(default=8.0, ge=0, description="of picture features, and of teacher outputs, kept on disk")
-
-    def told(self) -> dict[str, Any]:
-        """For summaries."""
-        return self.model_dump(mode="json")
 
 
 def weights_problem(weights: dict[str, float], domains: list[str]) -> str | None:

@@ -58,7 +58,7 @@ def finetune(
 
     Modes, losses and defaults of recovery follow "Structural Pruning of Large Vision Language Models" (2604.24380).
     """
-    from runner.nodes.finetuning.running import chosen_rows, run
+    from runner.nodes.finetuning.running import Job, chosen_rows, run
     from runner.nodes.finetuning.writing import write
 
     seed = ctx.seed if seed is None else seed
@@ -72,17 +72,7 @@ def finetune(
         cache_gb=cache_gb,
     )
     rows = chosen_rows(data, fraction, seed, stratified=stratified)
-    trained = run(
-        ctx,
-        model=model,
-        data=data,
-        rows=rows,
-        recipe=recipe,
-        seed=seed,
-        state=ctx.scratch,
-        shares=weights,
-        teacher=teacher,
-    )
+    trained = run(ctx, Job(model, data, rows, recipe, seed, ctx.scratch, shares=weights, teacher=teacher))
     adapter, checkpoint = ctx.folder("adapter"), ctx.folder("checkpoint")
     log, timing = _tables(trained, label)
     summary = {**trained.summary, "fraction": fraction, "merged": merge}

@@ -22,13 +22,12 @@ from runner.errors import StepError
 from runner.nodes.finetuning.drawing import Numbers
 from runner.nodes.finetuning.examples import Inputs, Kept, Live
 from runner.nodes.finetuning.learner import Learner
-from runner.nodes.finetuning.objective import Counts, Taught, Terms, counts, terms
+from runner.nodes.finetuning.objective import Counts, Objective, Teach, Terms, counts
 from runner.nodes.finetuning.specs import Optim, Recipe
 
 STATE = "training.pt"
 SAVING = 0.05
 """Share of the time that may go into saving."""
-Teach = Callable[[Inputs], Taught]
 
 
 @dataclass
@@ -68,7 +67,8 @@ class Trainer:
         teach: Teach | None = None, layers: Sequence[int] = (),
     ) -> None:  # fmt: skip
         self.learner, self.feed, self.course, self.recipe = learner, feed, course, recipe
-        self.seed, self.state, self.teach, self.layers = seed, state, teach, layers
+        self.seed, self.state = seed, state
+        self.objective = Objective(learner.network, learner.parts, recipe.loss, teach, layers)
         self.optimiser = torch.optim.AdamW(_groups(learner, recipe.optim))
         self.done, self.log = 0, TrainLog()
         if state.is_file():
@@ -135,11 +135,10 @@ class Trainer:
 
     def _backward(self, batch: Inputs, over: Counts, part: int) -> Terms:
         torch.manual_seed((self.seed * 1_000_003 + self.done * 65_537 + part) % (1 << 62))
-        taught = self.teach(batch) if self.teach is not None else None
         with torch.autocast(
             torch.device(self.learner.loaded.device).type, torch.bfloat16, enabled=_mixed(self.learner, self.recipe)
         ):
-            found = terms(self.learner.network, self.learner.parts, batch, self.recipe.loss, over, taught, self.layers)
+            found = self.objective(batch, over)
         if not bool(torch.isfinite(found.total.detach())):
             raise _not_finite(
                 "loss", self.done - 1, [batch.record_ids[row] for row in found.bad_rows] or batch.record_ids
