@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from torch import Tensor
 from runner.models.lvlm.anatomy import Anatomy
 from runner.models.lvlm.groups import LayerGroups
 from runner.nodes.pruning.importance import angular_triangle, block_influence, exact
+from runner.nodes.pruning.names import LastState
 from runner.nodes.pruning.running import Sequences
 
-LastState = Literal["pre_norm", "post_norm"]
 Watch = Callable[[Tensor], None]
 
 

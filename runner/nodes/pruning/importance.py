@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-Saliency = Literal["param_first", "vectorize", "param_second", "param_mix", "l1", "l2"]
-Reduction = Literal["sum", "mean", "max", "prod", "first"]
-SALIENCIES: tuple[Saliency, ...] = get_args(Saliency)
-REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
+from runner.nodes.pruning.names import Reduction, Saliency
+
 MAGNITUDES = ("l1", "l2")
 """Kinds that read weights alone; the reference averages their members whatever reduction is asked for."""
 GRADIENTS = ("param_first", "vectorize", "param_mix")

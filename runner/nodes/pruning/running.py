@@ -14,10 +14,19 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from runner.models.lvlm.anatomy import Anatomy
+from runner.models.lvlm.capture import logits_of, run_decoder
 
 IGNORED = -100
 POSITIONS = 1024
 """Label positions whose logits are held at a time."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and where its parts stand."""
+
+    network: Any
+    anatomy: Anatomy
 
 
 @dataclass(frozen=True)
@@ -38,46 +47,32 @@ class Sequences:
         return (self.labels[:, 1:] != IGNORED).sum(1)
 
 
-def last_hidden(anatomy: Anatomy, sequences: Sequences) -> Tensor:
-    """What the decoder returns: states after the final norm, [B, S, D]."""
-    given = {**sequences.inputs, "use_cache": False, "past_key_values": None}
-    states: Tensor = anatomy.decoder(**given).last_hidden_state
-    return states
-
-
-def sequence_losses(anatomy: Anatomy, sequences: Sequences) -> Tensor:
+def sequence_losses(subject: Subject, sequences: Sequences) -> Tensor:
     """Sums over label positions of -log p(next token), float32 [B]; log-softmax in float32, logits at labels only."""
     targets = sequences.labels[:, 1:]
     wanted = targets != IGNORED
-    states = last_hidden(anatomy, sequences)[:, :-1][wanted]
+    states = run_decoder(subject.network, sequences.inputs, subject.anatomy)[:, :-1][wanted]
     owners = wanted.nonzero()[:, 0]
     sums = torch.zeros(len(targets), device=states.device)
     for own, target, owner in zip(*(torch.split(x, POSITIONS) for x in (states, targets[wanted], owners)), strict=True):
-        sums = sums.index_add(0, owner, cross_entropy(_logits(anatomy, own).float(), target, reduction="none"))
+        sums = sums.index_add(
+            0, owner, cross_entropy(logits_of(subject.network, own).float(), target, reduction="none")
+        )
     return sums
 
 
-def _logits(anatomy: Anatomy, states: Tensor) -> Tensor:
-    """With the scale and the soft cap that some architectures put on their logits."""
-    logits: Tensor = anatomy.lm_head(states)
-    scale, cap = (getattr(anatomy.config, name, None) for name in ("logits_scaling", "final_logit_softcapping"))
-    if scale:
-        logits = logits / scale
-    return cap * torch.tanh(logits / cap) if cap else logits
-
-
 @torch.no_grad()
-def mean_loss(anatomy: Anatomy, batches: Sequence[Sequences], *, by_sample: bool = False) -> float:
+def mean_loss(subject: Subject, batches: Sequence[Sequences], *, by_sample: bool = False) -> float:
     """Nats a label token over all batches; ``by_sample``: the mean of the sequences' means."""
-    losses = torch.cat([sequence_losses(anatomy, batch).double().cpu() for batch in batches])
+    losses = torch.cat([sequence_losses(subject, batch).double().cpu() for batch in batches])
     counts = torch.cat([batch.counts.double().cpu() for batch in batches])
     return float((losses / counts).mean() if by_sample else losses.sum() / counts.sum())
 
 
 @contextmanager
-def skipping(anatomy: Anatomy, skipped: Sequence[int]) -> Iterator[None]:
+def skipping(subject: Subject, skipped: Sequence[int]) -> Iterator[None]:
     """Blocks that return what they are given, as if they were not there."""
-    with replaced({anatomy.layers[number]: _pass_on for number in skipped}):
+    with replaced({subject.anatomy.layers[number]: _pass_on for number in skipped}):
         yield
 
 
@@ -86,9 +81,9 @@ def _pass_on(hidden_states: Tensor, *args: Any, **given: Any) -> Tensor:
 
 
 @contextmanager
-def checkpointed(anatomy: Anatomy) -> Iterator[None]:
+def checkpointed(subject: Subject) -> Iterator[None]:
     """Blocks whose activations are computed again in the backward pass instead of being kept."""
-    with replaced({layer: partial(checkpoint, layer.forward, use_reentrant=False) for layer in anatomy.layers}):
+    with replaced({layer: partial(checkpoint, layer.forward, use_reentrant=False) for layer in subject.anatomy.layers}):
         yield
 
 

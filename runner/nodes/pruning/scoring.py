@@ -9,31 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from runner.errors import DataError
-from runner.models.lvlm.anatomy import Anatomy
+from runner.models.lvlm.anatomy import Anatomy, anatomy
+from runner.models.lvlm.capture import run_decoder
 from runner.models.lvlm.groups import LayerGroups, coupled_groups
 from runner.nodes.pruning import importance as by
-from runner.nodes.pruning.collecting import Angles, Columns, ColumnStatistics, Influence, LastState, TokenSums
-from runner.nodes.pruning.running import Sequences, last_hidden, mean_loss, skipping
+from runner.nodes.pruning.collecting import Angles, Columns, ColumnStatistics, Influence, TokenSums
+from runner.nodes.pruning.names import (
+    OF_BLOCKS,
+    OF_COLUMNS,
+    OF_WEIGHTS,
+    TAYLOR,
+    Aggregate,
+    Criterion,
+    LastState,
+    Reduction,
+    Saliency,
+)
+from runner.nodes.pruning.running import Sequences, Subject, mean_loss, skipping
 from runner.nodes.pruning.select import random_scores, ranks
 from runner.nodes.pruning.taylor import Channels, Tick, taylor_channels
 
-Criterion = Literal[
-    "block_influence", "angular", "perplexity", "last", "random",
-    "taylor/param_first", "taylor/vectorize", "taylor/param_second", "taylor/param_mix",
-    "activation", "wanda_sp", "flap", "l1", "l2",
-]  # fmt: skip
-Aggregate = Literal["token_sum", "token_mean", "sample_mean"]
-CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
-OF_BLOCKS = ("block_influence", "angular", "perplexity", "last", "random")
-OF_COLUMNS = ("activation", "wanda_sp", "flap")
-OF_WEIGHTS = ("l1", "l2")
-TAYLOR = "taylor/"
 UnitKey = tuple[int, str]
 """Layer and kind: kv_group, query_head or neuron."""
 Losses = Callable[[tuple[int, ...], Callable[[], float]], float]
@@ -45,7 +46,7 @@ class Settings:
 
     last_state: LastState = "pre_norm"
     aggregate: Aggregate = "token_sum"
-    reduction: by.Reduction = "sum"
+    reduction: Reduction = "sum"
     seed: int = 42
     checkpointing: bool = False
     greedy_depth: int | None = None
@@ -76,11 +77,12 @@ class Scores:
 
 
 def score_model(
-    anatomy: Anatomy,
+    network: Any,
     batches: Sequence[Sequences],
     criteria: Sequence[Criterion],
     settings: Settings | None = None,
     *,
+    decoder: str = "auto",
     gradient_batches: Sequence[Sequences] | None = None,
     tick: Tick = lambda: None,
     losses: Losses = lambda skipped, compute: compute(),
@@ -92,35 +94,35 @@ def score_model(
     """
     if not batches:
         raise DataError("no calibration sequence: nothing can be scored")
-    settings = settings or Settings()
-    groups = _groups(anatomy) if any(c not in OF_BLOCKS or c == "random" for c in criteria) else {}
+    settings, subject = settings or Settings(), Subject(network, anatomy(network, decoder))
+    groups = _groups(subject.anatomy) if any(c not in OF_BLOCKS or c == "random" for c in criteria) else {}
     found = Scores()
-    _forward(anatomy, groups, batches, criteria, settings, found, tick)
-    _without_data(anatomy, groups, criteria, settings, found)
-    kinds = [cast(by.Saliency, c.removeprefix(TAYLOR)) for c in criteria if c.startswith(TAYLOR)]
+    _forward(subject, groups, batches, criteria, settings, found, tick)
+    _without_data(subject.anatomy, groups, criteria, settings, found)
+    kinds = [cast(Saliency, c.removeprefix(TAYLOR)) for c in criteria if c.startswith(TAYLOR)]
     if kinds:
         per_sample = settings.aggregate == "sample_mean"
         channels = taylor_channels(
-            anatomy, groups, gradient_batches or batches, kinds,
+            subject, groups, gradient_batches or batches, kinds,
             by_sample=per_sample, checkpointing=settings.checkpointing, tick=tick,
         )  # fmt: skip
         for kind in kinds:
             found.units[TAYLOR + kind] = member_units(groups, channels[kind], kind, settings.reduction)
     if "perplexity" in criteria:
-        found.blocks["perplexity"] = greedy(anatomy, batches, settings, losses, tick)
+        found.blocks["perplexity"] = greedy(subject, batches, settings, losses, tick)
     _check(found)
     return found
 
 
-def _groups(anatomy: Anatomy) -> dict[int, LayerGroups]:
-    return {number: coupled_groups(layer, anatomy.config) for number, layer in enumerate(anatomy.layers)}
+def _groups(parts: Anatomy) -> dict[int, LayerGroups]:
+    return {number: coupled_groups(layer, parts.config) for number, layer in enumerate(parts.layers)}
 
 
 # --- one forward pass ------------------------------------------------------------------------------------------------
 
 
 def _forward(
-    anatomy: Anatomy,
+    subject: Subject,
     groups: dict[int, LayerGroups],
     batches: Sequence[Sequences],
     criteria: Sequence[Criterion],
@@ -129,15 +131,15 @@ def _forward(
     tick: Tick,
 ) -> None:
     """All criteria that one pass without gradients serves."""
-    influence = Influence(anatomy, settings.last_state) if "block_influence" in criteria else None
-    angles = Angles(anatomy) if "angular" in criteria else None
+    influence = Influence(subject.anatomy, settings.last_state) if "block_influence" in criteria else None
+    angles = Angles(subject.anatomy) if "angular" in criteria else None
     columns = ColumnStatistics(groups) if set(OF_COLUMNS) & set(criteria) else None
     watching = [watcher for watcher in (influence, angles, columns) if watcher is not None]
     for batch in batches if watching else ():
         with ExitStack() as stack, torch.no_grad():
             for watcher in watching:
                 stack.enter_context(watcher.watching(batch))
-            last_hidden(anatomy, batch)
+            run_decoder(subject.network, batch.inputs, subject.anatomy)
         tick()
     if influence is not None:
         found.blocks["block_influence"] = _block_scores(influence.found, settings.aggregate)
@@ -197,7 +199,7 @@ def _kinds(group: LayerGroups) -> list[tuple[str, str, int]]:
 
 
 def member_units(
-    groups: Mapping[int, LayerGroups], channels: Channels, kind: by.Saliency, reduction: by.Reduction
+    groups: Mapping[int, LayerGroups], channels: Channels, kind: Saliency, reduction: Reduction
 ) -> dict[UnitKey, Tensor]:
     """Channel scores of members to scores of units."""
     units: dict[UnitKey, Tensor] = {}
@@ -212,7 +214,7 @@ def member_units(
     return units
 
 
-def magnitude_channels(groups: Mapping[int, LayerGroups], kind: by.Saliency) -> Channels:
+def magnitude_channels(groups: Mapping[int, LayerGroups], kind: Saliency) -> Channels:
     """``l1`` or ``l2`` of rows and columns."""
     return {
         (number, name): [
@@ -224,17 +226,17 @@ def magnitude_channels(groups: Mapping[int, LayerGroups], kind: by.Saliency) -> 
 
 
 def _without_data(
-    anatomy: Anatomy,
+    parts: Anatomy,
     groups: Mapping[int, LayerGroups],
     criteria: Sequence[Criterion],
     settings: Settings,
     found: Scores,
 ) -> None:
     """Criteria that read no sequence."""
-    layers = len(anatomy.layers)
+    layers = len(parts.layers)
     for kind in OF_WEIGHTS:
         if kind in criteria:
-            saliency = cast(by.Saliency, kind)
+            saliency = cast(Saliency, kind)
             with torch.no_grad():
                 channels = magnitude_channels(groups, saliency)
             found.units[kind] = member_units(groups, channels, saliency, settings.reduction)
@@ -247,29 +249,29 @@ def _without_data(
         found.blocks["random"] = BlockScores(lot, None, None, ranks(lot))
         names = [(number, name, count) for number, group in groups.items() for name, _, count in _kinds(group)]
         drawn = random_scores(sum(count for *_, count in names), settings.seed)
-        parts = torch.split(drawn, [count for *_, count in names])
-        found.units["random"] = {(n, name): part for (n, name, _), part in zip(names, parts, strict=True)}
+        shares = torch.split(drawn, [count for *_, count in names])
+        found.units["random"] = {(n, name): part for (n, name, _), part in zip(names, shares, strict=True)}
 
 
 # --- greedy ------------------------------------------------------------------------------------------------------------
 
 
 def greedy(
-    anatomy: Anatomy, batches: Sequence[Sequences], settings: Settings, losses: Losses, tick: Tick
+    subject: Subject, batches: Sequence[Sequences], settings: Settings, losses: Losses, tick: Tick
 ) -> BlockScores:
     """Remove the block without which the loss is least, again and again (as SLEB does).
 
     A block's score is the loss at which it went, or in the last round (``greedy_depth``: rounds) without it; at least one stays.
     """
-    layers = len(anatomy.layers)
+    layers = len(subject.anatomy.layers)
     rounds = min(settings.greedy_depth or layers - 1, layers - 1)
     by_sample = settings.aggregate == "sample_mean"
     gone: list[int] = []
     score = torch.full((layers,), float("nan"), dtype=torch.float64)
 
     def loss(skipped: tuple[int, ...]) -> float:
-        with skipping(anatomy, skipped):
-            value = mean_loss(anatomy, batches, by_sample=by_sample)
+        with skipping(subject, skipped):
+            value = mean_loss(subject, batches, by_sample=by_sample)
         tick()
         return value
 

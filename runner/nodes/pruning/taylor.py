@@ -17,8 +17,9 @@ from torch import Tensor
 
 from runner.models.lvlm.anatomy import Anatomy
 from runner.models.lvlm.groups import LayerGroups, Member
-from runner.nodes.pruning.importance import FISHER, GRADIENTS, Saliency, channel_scores, exact, weight_saliency
-from runner.nodes.pruning.running import Sequences, checkpointed, sequence_losses
+from runner.nodes.pruning.importance import FISHER, GRADIENTS, channel_scores, exact, weight_saliency
+from runner.nodes.pruning.names import Saliency
+from runner.nodes.pruning.running import Sequences, Subject, checkpointed, sequence_losses
 
 Place = tuple[int, str]
 """Layer, then attention or mlp."""
@@ -29,7 +30,7 @@ Tick = Callable[[], None]
 
 
 def taylor_channels(
-    anatomy: Anatomy,
+    subject: Subject,
     groups: Mapping[int, LayerGroups],
     batches: Sequence[Sequences],
     kinds: Sequence[Saliency],
@@ -45,11 +46,14 @@ def taylor_channels(
     """
     weights = Weights(groups)
     second, whole = [k for k in kinds if k in FISHER], [k for k in kinds if k in GRADIENTS]
-    with only_gradients_of(anatomy, weights.parameters), checkpointed(anatomy) if checkpointing else nullcontext():
+    with (
+        only_gradients_of(subject.anatomy, weights.parameters),
+        checkpointed(subject) if checkpointing else nullcontext(),
+    ):
         if second:
-            _read_samples(anatomy, weights, batches, second, tick)
+            _read_samples(subject, weights, batches, second, tick)
         if whole:
-            _read_whole(anatomy, weights, batches, whole, by_sample, tick)
+            _read_whole(subject, weights, batches, whole, by_sample, tick)
     return {kind: weights.channels[kind] for kind in kinds}
 
 
@@ -86,7 +90,7 @@ class Weights:
 
 
 def _read_whole(
-    anatomy: Anatomy,
+    subject: Subject,
     weights: Weights,
     batches: Sequence[Sequences],
     kinds: Sequence[Saliency],
@@ -109,13 +113,13 @@ def _read_whole(
 
     with reading_gradients(weights.parameters, read):
         for current in batches:
-            losses = sequence_losses(anatomy, current)
+            losses = sequence_losses(subject, current)
             (losses / (current.counts * rows if by_sample else positions)).sum().backward()  # type: ignore[no-untyped-call]
             tick()
 
 
 def _read_samples(
-    anatomy: Anatomy, weights: Weights, batches: Sequence[Sequences], kinds: Sequence[Saliency], tick: Tick
+    subject: Subject, weights: Weights, batches: Sequence[Sequences], kinds: Sequence[Saliency], tick: Tick
 ) -> None:
     """The gradient of every sequence by itself, squared and averaged: a backward pass each."""
     share = 1 / sum(len(batch.counts) for batch in batches)
@@ -130,7 +134,7 @@ def _read_samples(
 
     with reading_gradients(weights.parameters, read):
         for batch in batches:
-            losses = sequence_losses(anatomy, batch) / batch.counts
+            losses = sequence_losses(subject, batch) / batch.counts
             for row in range(len(losses)):
                 losses[row].backward(retain_graph=row < len(losses) - 1)  # type: ignore[no-untyped-call]
                 tick()

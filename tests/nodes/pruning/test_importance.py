@@ -14,8 +14,6 @@ from torch import Tensor
 
 from runner.nodes.pruning import importance
 from runner.nodes.pruning.importance import (
-    REDUCTIONS,
-    SALIENCIES,
     activation_score,
     angular_distance,
     angular_triangle,
@@ -27,6 +25,7 @@ from runner.nodes.pruning.importance import (
     wanda_sp,
     weight_saliency,
 )
+from runner.nodes.pruning.names import REDUCTIONS, SALIENCIES
 
 vectors = arrays.arrays(np.float64, (5, 6), elements=st.floats(-8, 8, width=32)).map(torch.from_numpy)
 scales = st.floats(1e-3, 1e3)

@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from runner.errors import DataError
-from runner.models.lvlm.anatomy import anatomy
 from runner.models.lvlm.groups import coupled_groups
-from runner.nodes.pruning import scoring
 from runner.nodes.pruning.apply import drop_layers, mask_layers
 from runner.nodes.pruning.collecting import hooked
-from runner.nodes.pruning.scoring import CRITERIA, Settings, score_model
+from runner.nodes.pruning.names import CRITERIA, OF_BLOCKS
+from runner.nodes.pruning.scoring import Settings, score_model
 from tests.nodes.pruning.scoring_material import own_loss, sequences, singles, tiny, tokens
 
 FORWARD = ["block_influence", "angular", "activation", "wanda_sp", "flap"]
@@ -35,9 +34,9 @@ def cosines(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.ndarray[Any,
 
 @pytest.mark.parametrize("name", NAMES)
 def test_block_influence_and_angles_are_those_of_the_states(name: str) -> None:
-    net, parts = tiny(name)
+    net, _ = tiny(name)
     ids = tokens()
-    found = score_model(parts, [sequences(net, ids)], ["block_influence", "angular"], Settings(last_state="post_norm"))
+    found = score_model(net, [sequences(net, ids)], ["block_influence", "angular"], Settings(last_state="post_norm"))
     states = [states_of(net, own) for own in ids]
     wanted = [sum(float((1 - cosines(s[i], s[i + 1])).sum()) for s in states) for i in range(4)]
     blocks = found.blocks["block_influence"]
@@ -55,7 +54,7 @@ def test_the_last_block_is_compared_before_the_norm_unless_asked() -> None:
     net, parts = tiny("llama")
     batch = [sequences(net, tokens())]
     pre, post = (
-        score_model(parts, batch, ["block_influence"], Settings(last_state=s)) for s in ("pre_norm", "post_norm")
+        score_model(net, batch, ["block_influence"], Settings(last_state=s)) for s in ("pre_norm", "post_norm")
     )  # type: ignore[arg-type]
     a, b = (s.blocks["block_influence"].total for s in (pre, post))
     assert a is not None and b is not None
@@ -64,7 +63,7 @@ def test_the_last_block_is_compared_before_the_norm_unless_asked() -> None:
     with hooked(inputs=[(parts.layers[-1], last.append), (parts.norm, last.append)]), torch.no_grad():
         net(input_ids=tokens()[0][None])
     own = 1 - cosines(*(x[0].numpy() for x in last))
-    single = score_model(parts, singles(net, tokens()[:1]), ["block_influence"]).blocks["block_influence"].total
+    single = score_model(net, singles(net, tokens()[:1]), ["block_influence"]).blocks["block_influence"].total
     assert single is not None
     assert float(single[-1]) == pytest.approx(own.sum(), rel=1e-9)
     assert a[-1] != b[-1]
@@ -72,12 +71,12 @@ def test_the_last_block_is_compared_before_the_norm_unless_asked() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_batches_and_padding_change_nothing(name: str) -> None:
-    net, parts = tiny(name)
+    net, _ = tiny(name)
     ids = tokens()
     taylor = ["taylor/param_first", "taylor/vectorize", "taylor/param_second", "taylor/param_mix"]
     together = [sequences(net, ids, padding=9)]
     mixed = [sequences(net, ids[:2]), sequences(net, ids[2:])]
-    one, two, three = (score_model(parts, b, [*FORWARD, *taylor]) for b in (together, mixed, singles(net, ids)))  # type: ignore[list-item]
+    one, two, three = (score_model(net, b, [*FORWARD, *taylor]) for b in (together, mixed, singles(net, ids)))  # type: ignore[list-item]
     for other in (two, three):
         for criterion, block in one.blocks.items():
             torch.testing.assert_close(block.mean, other.blocks[criterion].mean, rtol=1e-9, atol=0)
@@ -87,10 +86,10 @@ def test_batches_and_padding_change_nothing(name: str) -> None:
 
 
 def test_sums_of_samples_and_means_of_samples() -> None:
-    net, parts = tiny("qwen2")
+    net, _ = tiny("qwen2")
     ids = tokens()
-    alone = [score_model(parts, [b], ["block_influence", "angular"]) for b in singles(net, ids)]
-    whole = score_model(parts, [sequences(net, ids)], ["block_influence", "angular"], Settings(aggregate="sample_mean"))
+    alone = [score_model(net, [b], ["block_influence", "angular"]) for b in singles(net, ids)]
+    whole = score_model(net, [sequences(net, ids)], ["block_influence", "angular"], Settings(aggregate="sample_mean"))
     own = [s.blocks["block_influence"] for s in alone]
     found = whole.blocks["block_influence"]
     torch.testing.assert_close(found.total, sum(b.total for b in own), rtol=1e-12, atol=0)  # type: ignore[misc]
@@ -102,7 +101,7 @@ def test_sums_of_samples_and_means_of_samples() -> None:
 def test_forward_criteria_of_units_against_loops(name: str) -> None:
     net, parts = tiny(name)
     ids = tokens()
-    found = score_model(parts, [sequences(net, ids)], ["activation", "wanda_sp", "flap"])
+    found = score_model(net, [sequences(net, ids)], ["activation", "wanda_sp", "flap"])
     group = coupled_groups(parts.layers[1], parts.config)
     for kind, module, units in (
         ("kv_group", group.attention_output, group.attention.n_kv),
@@ -130,9 +129,9 @@ def test_forward_criteria_of_units_against_loops(name: str) -> None:
 
 def test_greedy_removal_follows_the_loss_of_the_networks_without_the_blocks() -> None:
     ids = tokens()
-    net, parts = tiny("llama")
+    net, _ = tiny("llama")
     before = net(input_ids=ids[0][None]).logits
-    found = score_model(parts, singles(net, ids), ["perplexity"], Settings(aggregate="sample_mean"))
+    found = score_model(net, singles(net, ids), ["perplexity"], Settings(aggregate="sample_mean"))
     assert torch.equal(net(input_ids=ids[0][None]).logits, before)
 
     def loss_without(gone: tuple[int, ...]) -> float:
@@ -152,22 +151,22 @@ def test_greedy_removal_follows_the_loss_of_the_networks_without_the_blocks() ->
 
 
 def test_greedy_asks_for_each_loss_once_and_remembers() -> None:
-    net, parts = tiny("llama")
+    net, _ = tiny("llama")
     asked: list[tuple[int, ...]] = []
 
     def losses(skipped: tuple[int, ...], compute: Any) -> float:
         asked.append(skipped)
         return float(len(skipped) * 10 + sum(skipped))
 
-    found = score_model(parts, singles(net, tokens()), ["perplexity"], Settings(greedy_depth=2), losses=losses)
+    found = score_model(net, singles(net, tokens()), ["perplexity"], Settings(greedy_depth=2), losses=losses)
     assert asked == [(0,), (1,), (2,), (3,), (0, 1), (0, 2), (0, 3)]
     assert found.blocks["perplexity"].order == [0, 1, 2, 3]
 
 
 def test_orders_that_need_no_data_and_random_scores_by_seed() -> None:
-    net, parts = tiny("llama_gqa")
+    net, _ = tiny("llama_gqa")
     batch = singles(net, tokens())
-    one, same, other = (score_model(parts, batch, ["last", "random"], Settings(seed=s)) for s in (1, 1, 2))
+    one, same, other = (score_model(net, batch, ["last", "random"], Settings(seed=s)) for s in (1, 1, 2))
     assert one.blocks["last"].order == [2, 1, 0, 3]
     assert set(one.units["random"]) == {(n, k) for n in range(4) for k in ("kv_group", "query_head", "neuron")}
     for key, value in one.units["random"].items():
@@ -176,8 +175,8 @@ def test_orders_that_need_no_data_and_random_scores_by_seed() -> None:
 
 
 def test_magnitudes_are_those_of_the_rows_and_columns() -> None:
-    net, parts = tiny("phi3")
-    found = score_model(parts, singles(net, tokens()), ["l1", "l2"])
+    net, _ = tiny("phi3")
+    found = score_model(net, singles(net, tokens()), ["l1", "l2"])
     fused, down = (net.get_parameter(f"model.layers.2.mlp.{n}.weight") for n in ("gate_up_proj", "down_proj"))
     gate, up = fused[:40], fused[40:]
     wanted = (gate.abs().sum(1) + up.abs().sum(1) + down.abs().sum(0)) / 3
@@ -192,7 +191,7 @@ def test_magnitudes_are_those_of_the_rows_and_columns() -> None:
 
 def test_no_sequence_is_refused() -> None:
     with pytest.raises(DataError, match="no calibration sequence"):
-        score_model(tiny("llama")[1], [], ["block_influence"])
+        score_model(tiny("llama")[0], [], ["block_influence"])
 
 
 def test_scores_that_are_not_finite_are_named() -> None:
@@ -200,24 +199,24 @@ def test_scores_that_are_not_finite_are_named() -> None:
     with torch.no_grad():
         parts.layers[2].mlp.down_proj.weight[0, 0] = float("nan")
     with pytest.raises(DataError, match="criterion block_influence: scores of the blocks are not finite"):
-        score_model(parts, singles(net, tokens()), ["block_influence"])
+        score_model(net, singles(net, tokens()), ["block_influence"])
     with pytest.raises(DataError, match="criterion l1: scores of layer 2, neuron are not finite"):
-        score_model(parts, singles(net, tokens()), ["l1"])
+        score_model(net, singles(net, tokens()), ["l1"])
 
 
 def test_scores_that_are_all_equal_are_named() -> None:
     net, _ = tiny("llama")
-    parts = anatomy(mask_layers(net, range(4)))
+    mask_layers(net, range(4))
     with pytest.raises(DataError, match="criterion block_influence: all scores of the blocks equal 0"):
-        score_model(parts, singles(net, tokens()), ["block_influence"])
+        score_model(net, singles(net, tokens()), ["block_influence"])
     with pytest.raises(DataError, match="criterion taylor/param_first: all scores of layer 0, kv_group equal 0"):
-        score_model(parts, singles(net, tokens()), ["taylor/param_first"])
+        score_model(net, singles(net, tokens()), ["taylor/param_first"])
 
 
 def test_every_criterion_gives_scores_of_blocks_or_of_units() -> None:
-    net, parts = tiny("llama_gqa")
-    found = score_model(parts, [sequences(net, tokens())], CRITERIA)
-    assert set(found.blocks) == set(scoring.OF_BLOCKS)
+    net, _ = tiny("llama_gqa")
+    found = score_model(net, [sequences(net, tokens())], CRITERIA)
+    assert set(found.blocks) == set(OF_BLOCKS)
     assert set(found.units) == set(CRITERIA) - {"block_influence", "angular", "perplexity", "last"}
     for units in found.units.values():
         assert {key: len(value) for key, value in units.items() if key[0] == 0} == {(0, "kv_group"): 2, (0, "query_head"): 4, (0, "neuron"): 40}  # fmt: skip

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from runner.models.lvlm.groups import coupled_groups
 from runner.nodes.pruning.apply import mask_widths
-from runner.nodes.pruning.importance import SALIENCIES
-from runner.nodes.pruning.scoring import TAYLOR, Settings, score_model
+from runner.nodes.pruning.names import SALIENCIES, TAYLOR
+from runner.nodes.pruning.scoring import Settings, score_model
 from runner.nodes.pruning.select import keep_units
 from tests.nodes.pruning.scoring_material import label_count, own_loss, sequences, singles, tiny, tokens
 
@@ -83,7 +83,7 @@ def test_hooked_scores_are_those_of_stored_gradients(name: str, checkpointing: b
         "param_second": {n: w**2 * fisher[n] for n, w in weights.items()},
         "param_mix": {n: w * whole[n] - w**2 * fisher[n] / 2 for n, w in weights.items()},
     }
-    found = score_model(anatomy, [sequences(net, ids)], KINDS, Settings(checkpointing=checkpointing))  # type: ignore[arg-type]
+    found = score_model(net, [sequences(net, ids)], KINDS, Settings(checkpointing=checkpointing))  # type: ignore[arg-type]
     kv = coupled_groups(anatomy.layers[0], anatomy.config).attention.n_kv
     for criterion in KINDS:
         for layer in range(4):
@@ -94,18 +94,18 @@ def test_hooked_scores_are_those_of_stored_gradients(name: str, checkpointing: b
 
 
 def test_means_of_samples_weigh_short_ones_alike() -> None:
-    net, anatomy = tiny("qwen2")
+    net, _ = tiny("qwen2")
     ids = tokens()
     whole, _ = stored_gradients(net, [own_loss(net, x) for x in ids], [1 / 3] * 3)
     roles = parts_of("qwen2", 1, {n: net.get_parameter(n).detach() * g for n, g in whole.items()})
-    found = score_model(anatomy, singles(net, ids), ["taylor/param_first"], Settings(aggregate="sample_mean"))
+    found = score_model(net, singles(net, ids), ["taylor/param_first"], Settings(aggregate="sample_mean"))
     heads, _ = plain("param_first", roles, 2)
     torch.testing.assert_close(found.units["taylor/param_first"][1, "kv_group"].tolist(), heads, rtol=1e-5, atol=1e-12)
 
 
 def test_vectorize_is_the_gradient_of_a_mask() -> None:
     """A factor of 1 on every row of up: |dL/dm| is what the row adds to a neuron's score."""
-    net, anatomy = tiny("llama")
+    net, _ = tiny("llama")
     ids = tokens()[0]
     mask = torch.ones(40, dtype=torch.float64, requires_grad=True)
     names = {f"model.layers.1.mlp.{n}_proj.weight": axis for n, axis in (("gate", 0), ("up", 0), ("down", 1))}
@@ -116,7 +116,7 @@ def test_vectorize_is_the_gradient_of_a_mask() -> None:
         masked = net.get_parameter(name).detach() * (mask[:, None] if axis == 0 else mask)
         out = torch.func.functional_call(net, {name: masked}, kwargs={"input_ids": ids[None], "labels": labels[None]})
         wanted += torch.autograd.grad(out.loss, mask)[0].abs()
-    found = score_model(anatomy, singles(net, [ids]), ["taylor/vectorize"])
+    found = score_model(net, singles(net, [ids]), ["taylor/vectorize"])
     torch.testing.assert_close(found.units["taylor/vectorize"][1, "neuron"], wanted, rtol=1e-6, atol=1e-12)
 
 
@@ -125,7 +125,7 @@ def test_a_neuron_or_head_that_nothing_reads_scores_zero_and_goes_first() -> Non
     with torch.no_grad():
         anatomy.layers[2].mlp.down_proj.weight[:, 17] = 0
         anatomy.layers[1].self_attn.o_proj.weight[:, 24:36] = 0
-    found = score_model(anatomy, [sequences(net, tokens())], ["taylor/param_first"])
+    found = score_model(net, [sequences(net, tokens())], ["taylor/param_first"])
     units = found.units["taylor/param_first"]
     assert (units[2, "neuron"] == 0).nonzero().tolist() == [[17]]
     assert (units[1, "kv_group"] == 0).nonzero().tolist() == [[2]]
@@ -146,7 +146,7 @@ def test_permuted_units_have_permuted_scores_and_the_same_pruned_function(seed: 
         net, anatomy = tiny("llama")
         if permuted:
             _permute(anatomy.layers[1], order, heads)
-        found = score_model(anatomy, [sequences(net, ids)], criteria)  # type: ignore[arg-type]
+        found = score_model(net, [sequences(net, ids)], criteria)  # type: ignore[arg-type]
         scores.append(found.units)
         first = found.units["taylor/param_first"]
         group = coupled_groups(anatomy.layers[1], anatomy.config)
@@ -174,11 +174,11 @@ def _permute(layer: Any, neurons: Tensor, heads: Tensor) -> None:
 
 
 def test_the_network_is_left_as_it_was() -> None:
-    net, anatomy = tiny("llama")
+    net, _ = tiny("llama")
     frozen = net.model.layers[0].mlp.up_proj.weight.requires_grad_(False)
     net.lm_head.weight.grad = torch.ones_like(net.lm_head.weight)
     before = {n: (p.detach().clone(), p.requires_grad) for n, p in net.named_parameters()}
-    score_model(anatomy, singles(net, tokens()), KINDS, Settings(checkpointing=True))  # type: ignore[arg-type]
+    score_model(net, singles(net, tokens()), KINDS, Settings(checkpointing=True))  # type: ignore[arg-type]
     for name, parameter in net.named_parameters():
         assert torch.equal(parameter, before[name][0])
         assert parameter.requires_grad == before[name][1]
@@ -189,10 +189,10 @@ def test_the_network_is_left_as_it_was() -> None:
 
 def test_gradients_of_bfloat16_are_summed_in_float32() -> None:
     """Over many batches, against one backward pass of all: bfloat16 sums would be off by percents."""
-    net, anatomy = tiny("llama")
+    net, _ = tiny("llama")
     net.bfloat16()
     ids = tokens((11,) * 12)
-    one, many = (score_model(anatomy, b, ["taylor/param_first"]) for b in ([sequences(net, ids)], singles(net, ids)))
+    one, many = (score_model(net, b, ["taylor/param_first"]) for b in ([sequences(net, ids)], singles(net, ids)))
     for key, value in one.units["taylor/param_first"].items():
         assert value.dtype == torch.float32
         torch.testing.assert_close(many.units["taylor/param_first"][key], value, rtol=0.03, atol=0)
