@@ -41,14 +41,41 @@ class VqaItems(Artifact):
 @dataclass(frozen=True)
 class VqaScores(Artifact):
     """What one model answered, item by item, and its scores. ``model``: ``{"name", "identity", "kind", "small", "notes"}``;
-    ``label``: how the results call it."""
+    ``label``: how the results call it. ``items``: what aggregates need of the questions (``benchmark``, ``item_id``, ``category``, ``pair_id``,
+    ``answers``), empty for imported scores without items."""
 
     benchmarks: list[dict[str, Any]]
     model: dict[str, Any]
     label: str
     settings: dict[str, Any]
+    items: Table
     answers: Annotated[Table, Rows("vqa_answer")]
     scores: Annotated[Table, Rows("vqa_score")]
+
+
+@dataclass(frozen=True)
+class Retained(Artifact):
+    """Models beside the original they were made from, on the same items."""
+
+    bench_score: Annotated[Table, Rows("bench_score")]
+    bench_aggregate: Annotated[Table, Rows("bench_aggregate")]
+
+
+@dataclass(frozen=True)
+class LvlmLoss(Artifact):
+    """Loss of one model on conversations, by domain. ``records``: ``record_id``, ``domain``, ``group``, ``nll`` (sum, nats), ``tokens``."""
+
+    label: str
+    perplexity: Annotated[Table, Rows("text_perplexity")]
+    records: Table
+
+
+@dataclass(frozen=True)
+class LvlmSpeed(Artifact):
+    """How fast models answer on this machine. ``settings``: prompt and reply lengths, batch, device, dtype."""
+
+    settings: dict[str, Any]
+    timing: Annotated[Table, Rows("prune_timing")]
 
 
 @dataclass(frozen=True)
