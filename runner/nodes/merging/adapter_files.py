@@ -114,7 +114,7 @@ def write_adapter(
     for module, (a, b) in adapter.factors.items():
         tensors |= {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
     save_file(
-        {PREFIX + name: x.detach().to("cpu", dtype or x.dtype).contiguous() for name, x in tensors.items()},
+        {PREFIX + name: x.detach().to("cpu", dtype or x.dtype, copy=True).contiguous() for name, x in tensors.items()},
         folder / WEIGHTS,
         metadata={"format": "pt"},
     )
