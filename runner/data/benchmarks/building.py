@@ -42,7 +42,7 @@ def vqa_items(benchmarks: Sequence[Row], corpus: Sequence[Mapping[str, Any]], ro
     """Questions from plain rows, checked.
 
     ``benchmarks``: mappings with ``benchmark`` and ``metric``; ``known``, ``split`` (test), ``aggregate`` (mean), ``full_scale`` (1),
-    ``n_total`` (rows given), ``limit`` (None), ``licence`` and ``notes`` are filled where they are missing. ``corpus``: specs of named
+    ``n_total`` (rows given), ``limit`` (None), ``licence`` and ``notes`` are filled where they are missing; ``category_totals`` (items by category, before any limit) may be given. ``corpus``: specs of named
     sources. ``rows``: ``benchmark``, ``item_id``, ``question``, ``answers`` (list, not empty) and, where there are such, ``choices``,
     ``uris``, ``source_id``, ``category``, ``pair_id``, ``extra`` (a dict). Raises ``DataError`` saying where.
     """
@@ -171,7 +171,8 @@ def _benchmark(entry: Row, held: Mapping[str, int]) -> dict[str, Any]:
     total = entry.get("n_total") or held[name]
     if total < held[name]:
         raise DataError(f"{name}: n_total is {total}, but there are {held[name]} items")
-    return {
+    totals = {"category_totals": dict(entry["category_totals"])} if entry.get("category_totals") else {}
+    return totals | {
         "benchmark": name, "known": entry.get("known"), "split": entry.get("split") or "test", "metric": metric, "aggregate": aggregate,
         "full_scale": float(entry.get("full_scale") or 1.0), "n_total": total, "limit": entry.get("limit"),
         "licence": entry.get("licence"), "notes": [*(entry.get("notes") or [])],

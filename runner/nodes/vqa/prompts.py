@@ -54,7 +54,7 @@ def prompt(benchmark: Mapping[str, Any], item: Item) -> str:
     lines.append(_bounded(item["question"], keep_lines=True))
     if item.get("choices"):
         lines += lettered(item["choices"])
-    return "\n".join([*lines, _instruction(benchmark, item, extra)])
+    return "\n".join([*lines, _instruction(benchmark, item, extra)]).rstrip()
 
 
 def lettered(choices: Sequence[str]) -> list[str]:
@@ -66,6 +66,8 @@ def _instruction(benchmark: Mapping[str, Any], item: Item, extra: Mapping[str, A
     if item.get("choices"):
         return LETTER
     metric = str(benchmark["metric"])
+    if metric == "yes_no" and "yes or no" in str(item["question"]).lower():  # MME's questions say so themselves
+        return ""
     if metric == "mathvista":
         kind = str(extra.get("answer_type", "text"))
         return (

@@ -47,3 +47,8 @@ def test_marks_of_pictures_in_data_are_no_marks() -> None:
 @pytest.mark.parametrize("key", KNOWN)
 def test_every_benchmark_ends_with_an_instruction(key: str) -> None:
     assert asked(KNOWN[key].metric, key).splitlines()[-1].startswith(("Reply", "If the picture"))
+
+
+def test_a_question_that_says_yes_or_no_needs_no_instruction() -> None:
+    question = "Is it a cat? Please answer yes or no."
+    assert asked("yes_no", "mme_perception", question=question) == question

@@ -1,0 +1,51 @@
+"""What a layout finds before items are drawn and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from runner.data.benchmarks.files import Skipped
+
+Item = dict[str, Any]
+
+
+class Raw(NamedTuple):
+    """A record with the id it has in its file, its pictures (paths below the picture folder, or uris), and what shares its picture."""
+
+    item_id: str
+    record: dict[str, Any]
+    uris: list[str]
+    group: str | None = None
+
+
+@dataclass
+class Found:
+    """Items of a benchmark as read: rows of ``vqa_item`` but for ``benchmark``; ``corpus``: source specs, the first one named as the items
+    say. ``unpack``: writes pictures of the drawn items out, and gives the items with
+    their places. ``n_total`` counts all items of the split, also those left out."""
+
+    items: list[Item]
+    corpus: list[dict[str, Any]]
+    n_total: int
+    unpack: Callable[[Item], Item] | None = None
+    skipped: Skipped = field(default_factory=Skipped)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_items(raws: Iterable[Raw], read: Callable[[dict[str, Any]], Item], skipped: Skipped) -> Iterator[Item]:
+    """Items of records; what is malformed, or stands twice, goes to ``skipped``."""
+    seen: set[str] = set()
+    for raw in raws:
+        try:
+            item = read(raw.record)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            what = str(error.args[0] if error.args else error)
+            skipped.add(f"malformed ({' '.join(what.split())[:100]})", raw.item_id)
+            continue
+        if raw.item_id in seen:
+            skipped.add("the id stands twice", raw.item_id)
+            continue
+        seen.add(raw.item_id)
+        yield {**item, "item_id": raw.item_id, "uris": raw.uris, "pair_id": raw.group}
