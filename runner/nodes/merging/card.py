@@ -100,7 +100,10 @@ def _sources(base: Source, experts: Sequence[Source], weights: Sequence[float]) 
 
 
 def _spec(spec: MergeSpec) -> str:
-    settings = yaml.safe_dump(spec.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+    said = spec.model_dump(mode="json", by_alias=True)
+    # Names of files, not where they stood on this machine.
+    said["fisher"] = {expert: Path(file).name for expert, file in spec.fisher.items()}
+    settings = yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", settings)), default=0))
     return f"## Settings\n\n{fence}yaml\n{settings}{fence}"
 

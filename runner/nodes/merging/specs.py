@@ -11,6 +11,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from runner.references import InputPath
+
 Method = Literal[
     "linear", "task_arithmetic", "ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "della",
     "della_linear", "slerp", "nuslerp", "multislerp", "karcher", "model_stock", "sce", "fisher", "iso",
@@ -116,7 +118,7 @@ class MergeSpec(_Part):
     ] = "base"
     allow_negative: bool = False
     fisher: Annotated[
-        dict[str, str], Field(description="fisher: by expert, a safetensors file of its Fisher values")
+        dict[str, InputPath], Field(description="fisher: by expert, a safetensors file of its Fisher values")
     ] = {}
 
     @property

@@ -95,6 +95,11 @@ def check_weights(spec: MergeSpec, experts: Sequence[str], weights: Sequence[flo
     for place, own in places:
         replaced = [own.get(expert, w) for expert, w in zip(experts, weights, strict=True)]
         check_vector(spec, experts, replaced, f"weights of {place[:120]}")
+    for depth, where in ((0.0, "first"), (1.0, "last")) if spec.gradients else ():
+        graded = [
+            w * _interpolated(spec.gradients.get(expert), depth) for expert, w in zip(experts, weights, strict=True)
+        ]
+        check_vector(spec, experts, graded, f"weights of the {where} layer")
 
 
 def check_experts(spec: MergeSpec, experts: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from runner.nodes.merging.methods import merge_state, merge_tensor
 from runner.nodes.merging.specs import METHODS, PAIRED, RANDOM, WEIGHTLESS, MergeSpec
 
 NAME = "model.layers.1.self_attn.q_proj.weight"
-FISHER = {"fisher": {"0": "a", "1": "b", "2": "c"}}
+FISHER = {"fisher": {str(k): __file__ for k in range(3)}}
 
 shapes = st.sampled_from([(7, 9), (13,), (2, 3, 4)])
 seeds = st.integers(0, 10_000)

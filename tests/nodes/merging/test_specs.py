@@ -38,6 +38,7 @@ EXPERTS = ["general", "ocr"]
         ({"method": "ties", "seed": 1}, "seed means nothing to ties"),
         ({"method": "ties", "lambda": float("nan")}, "finite"),
         ({"method": "fisher"}, "fisher needs the files"),
+        ({"method": "fisher", "fisher": {"ocr": "nowhere.safetensors"}}, "no such file"),
         ({"method": "della", "density": 0.1}, "within 0 and 1"),
         ({"method": "dare_ties", "rescale": "none"}, "drop with a rescaling"),
         ({"include": ["("]}, "no regular expression"),
@@ -68,7 +69,7 @@ def test_a_spec_survives_its_own_writing() -> None:
     )  # type: ignore[list-item]
     assert MergeSpec.model_validate(how.model_dump(mode="json", by_alias=True)) == how
     for method in METHODS:
-        how = MergeSpec(method=method, fisher={"a": "x"} if method == "fisher" else {})  # type: ignore[arg-type]
+        how = MergeSpec(method=method, fisher={"a": __file__} if method == "fisher" else {})  # type: ignore[arg-type]
         assert MergeSpec.model_validate(how.model_dump(mode="json", by_alias=True)) == how
 
 
@@ -85,7 +86,9 @@ def test_a_spec_survives_its_own_writing() -> None:
         ({"sections": {"text_decoder": {"ocr": 0.9}}}, [0.5, 0.5], "section text_decoder"),
         ({"filters": [{"match": "mlp", "weights": {"ocrs": 0.9}}]}, [0.5, 0.5], "'ocrs' is no expert"),
         ({"method": "ties", "density": {"o\ncr": 0.5}}, [0.5, 0.5], "'o cr' is no expert"),
-        ({"method": "fisher", "fisher": {"ocr": "f"}}, [0.5, 0.5], "no file of Fisher values for 'general'"),
+        ({"normalize": True, "gradients": {"ocr": [1, 0]}}, [0.0, 1.0], "last layer.*cannot be normalised"),
+        ({"method": "task_arithmetic", "gradients": {"ocr": [1, -1]}}, [0.5, 0.5], "last layer.*'ocr' is -0.5"),
+        ({"method": "fisher", "fisher": {"ocr": __file__}}, [0.5, 0.5], "no file of Fisher values for 'general'"),
     ],
     ids=str,
 )
@@ -197,6 +200,9 @@ def test_card_says_what_was_merged(tmp_path: Path) -> None:
     assert "\n# not" not in text and "<script>" not in text.split("## Settings")[0].split("---\n", 2)[2]
     block = text.split("````yaml\n")[1].split("````")[0]
     assert MergeSpec.model_validate(yaml.safe_load(block)) == how
+    fishers = MergeSpec(method="fisher", fisher={"one": __file__, "two": __file__})
+    text = card(fishers, Source("b"), [Source("one"), Source("two")], [0.5, 0.5], adapter=True)
+    assert str(Path(__file__).parent) not in text and "peft" in text
     (tmp_path / "README.md").write_text(card(MergeSpec(), Source("b", "mit"), [Source("e", "mit")] * 2, [0.5, 0.5]))
     assert licence_of(tmp_path) == "mit"
 
