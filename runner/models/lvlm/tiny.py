@@ -264,7 +264,7 @@ def merged(model: Any, adapter: Path) -> Any:
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
 
-def write(model: Any, processor: Any, out: Path, dtype: Dtype = "bfloat16") -> None:
+def write(model: Any, processor: Any, out: Path, dtype: str = "bfloat16") -> None:
     """Save model and processor as one folder."""
     import torch
 

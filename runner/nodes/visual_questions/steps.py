@@ -1,4 +1,4 @@
-"""Steps ``questions.make``, ``questions.items``. Light: imported to validate a spec."""
+"""Steps ``questions.make``, ``questions.items``, ``questions.align``. Light: imported to validate a spec."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pydantic import Field
 from runner.artifacts import Conversations, VqaItems
 from runner.context import StepContext, item_key
 from runner.data.datasets.specs import PackagedSet
+from runner.models.base import VisionLanguageModel
 from runner.nodes.made_pictures import kept
 from runner.nodes.visual_questions.specs import EVERY, PHOTOGRAPHS, SETS, Counts, Domain
-from runner.steps import Cost, Folder, step
+from runner.steps import Artifact, Cost, Folder, step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,3 +153,64 @@ def items(
         for domain in present
     ]
     return vqa_items(benchmarks, data.corpus, [{**row, "benchmark": prefix + row["benchmark"]} for row in rows])
+
+
+@dataclass(frozen=True)
+class AlignedLvlm(Artifact):
+    """A model whose projector was aligned. ``checkpoint``: the whole folder; ``summary``: loss of each epoch, pictures, words."""
+
+    checkpoint: Folder
+    summary: dict[str, Any]
+
+
+@step("questions.align", version="1")
+def align(
+    ctx: StepContext,
+    *,
+    model: VisionLanguageModel,
+    data: Conversations,
+    epochs: Annotated[int, Field(ge=1, le=1000, description="passes over the pictures")] = 8,
+    lr: Annotated[float, Field(gt=0, le=1)] = 1e-3,
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 64,
+    seed: Annotated[int | None, Field(ge=0, description="default: the run's")] = None,
+) -> AlignedLvlm:
+    """Teach a LLaVA's projector the words of the answers without running the language model: a cheap start for `lvlm.finetune`.
+
+    Ours: image tokens are drawn to the embeddings of words that answer questions about their picture (`train` records with one picture).
+    """
+    from runner.models.lvlm.tiny import write
+    from runner.nodes.visual_questions.aligning import aligned, projector_of, word_targets
+
+    loaded = model.load()
+    projector_of(loaded.network)
+    rows = [row for row in data.records.to_pylist() if row["split"] == "train"]
+    kept, vocabulary, targets = word_targets(rows, loaded.tokenizer)
+    features = _features(ctx, loaded, data, [rows[number] for number in kept])
+    losses = aligned(
+        loaded.network, features, vocabulary, targets, epochs=epochs, lr=lr, batch_size=batch_size,
+        seed=ctx.seed if seed is None else seed,
+    )  # fmt: skip
+    told = [*ctx.track(losses, unit="epochs", total=epochs)]
+    folder = ctx.folder("checkpoint")
+    write(loaded.network, loaded.processor, folder, model.dtype)
+    return AlignedLvlm(folder, {"losses": told, "pictures": len(kept), "words": len(vocabulary)})
+
+
+def _features(ctx: StepContext, loaded: Any, data: Conversations, rows: list[dict[str, Any]]) -> Any:
+    import torch
+
+    from runner.models.lvlm.batches import records_of
+    from runner.nodes.visual_questions.aligning import picture_features
+
+    found, waiting = [], []
+    for record in ctx.track(records_of(data, rows), unit="images", total=len(rows)):
+        waiting.append(record.images[0])
+        if len(waiting) == 64:
+            found.append(_seen(loaded, waiting, picture_features))
+            waiting = []
+    return torch.cat([*found, _seen(loaded, waiting, picture_features)] if waiting else found)
+
+
+def _seen(loaded: Any, images: list[Any], picture_features: Any) -> Any:
+    pixels = loaded.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+    return picture_features(loaded.network, pixels.to(loaded.device)).cpu()

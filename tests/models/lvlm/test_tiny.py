@@ -9,7 +9,7 @@ import timm
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
 
 from runner.errors import ModelRefused
 from runner.models.lvlm.tiny import (
@@ -90,6 +90,7 @@ def test_positions_are_those_the_stock_model_would_take():
     assert torch.allclose(theirs, resized_positions(stock.embeddings.position_embeddings, 3), atol=1e-6)
 
 
+@pytest.mark.large
 def test_another_process_opens_the_folder_and_gets_the_same_logits(weights, tmp_path):
     model, processor = made(weights)
     with torch.no_grad():
@@ -102,6 +103,16 @@ def test_another_process_opens_the_folder_and_gets_the_same_logits(weights, tmp_
     assert torch.allclose(torch.tensor(told["logits"]), here, atol=1e-5)
     assert told["prompt"] == "<|im_start|>user\n<image>a cat<|im_end|>\n<|im_start|>assistant\n" and not told["foreign"]
     assert told["ids"].count(model.config.image_token_id) == 9
+
+
+def test_the_folder_is_read_with_the_same_logits(weights, tmp_path):
+    model, processor = made(weights)
+    write(model, processor, tmp_path, "float32")
+    again, reader = AutoModelForImageTextToText.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
+    with torch.no_grad():
+        here, there = model(**inputs_of(processor)).logits, again(**inputs_of(reader)).logits
+    assert torch.allclose(here, there, atol=1e-5)
+    assert "Small" in (tmp_path / "README.md").read_text()
 
 
 def test_the_picture_and_the_block_that_is_read_count(weights):
