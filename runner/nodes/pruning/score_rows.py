@@ -49,7 +49,8 @@ def distance_table(scores: Scores) -> pa.Table:
     """``start``, ``n``, ``distance`` of every run of blocks that leaves at least one; empty without ``angular``."""
     import pyarrow as pa
 
-    schema = pa.schema([pa.field("start", pa.int32()), pa.field("n", pa.int32()), pa.field("distance", pa.float64())])
+    fields: list[Any] = [("start", pa.int32()), ("n", pa.int32()), ("distance", pa.float64())]
+    schema = pa.schema(fields)
     if scores.angles is None:
         return schema.empty_table()
     states = len(scores.angles)
