@@ -43,7 +43,9 @@ def test_both_directions_are_the_formula(seed: int, temperature: float) -> None:
         mean = temperature**2 * each[mask.numpy()].mean()
         summed = temperature**2 * each[mask.numpy()].sum() / 2
         assert float(loss(student, teacher, mask, temperature)) == pytest.approx(mean, rel=1e-4, abs=1e-5)
-        assert float(loss(student, teacher, mask, temperature, "batch_sum")) == pytest.approx(summed, rel=1e-4, abs=1e-5)
+        assert float(loss(student, teacher, mask, temperature, "batch_sum")) == pytest.approx(
+            summed, rel=1e-4, abs=1e-5
+        )
 
 
 @BOTH
@@ -88,7 +90,9 @@ def test_chunks_change_neither_value_nor_gradient(loss: Divergence) -> None:
 def test_half_precision_logits_are_compared_in_float32() -> None:
     student, teacher = (z.bfloat16() for z in logits(6))
     assert forward_kl(student, teacher).dtype == torch.float32
-    assert float(forward_kl(student, teacher)) == pytest.approx(float(forward_kl(student.float(), teacher.float())), rel=1e-6)
+    assert float(forward_kl(student, teacher)) == pytest.approx(
+        float(forward_kl(student.float(), teacher.float())), rel=1e-6
+    )
 
 
 def test_the_distance_of_hidden_states_is_the_mean_square() -> None:
