@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -251,6 +252,10 @@ class ResidentDeltas:
         for bank in self.banks:
             bank.write(row, share)
 
+    def is_finite(self) -> bool:
+        """Whether the live weights are numbers."""
+        return all(bool(torch.isfinite(bank.live.sum(dtype=torch.float32))) for bank in self.banks)
+
     def reset(self) -> None:
         """The base again, to the bit."""
         for bank in self.banks:
@@ -274,7 +279,10 @@ class _Bank:
             size += own[name].numel()
         self.live = torch.empty(size, dtype=first.dtype, device=first.device)
         self.base = torch.empty_like(self.live)
-        self.experts = self.live.new_empty((len(experts), size))
+        # Wider experts stay wide: only the mixture is rounded, once.
+        given = [expert[name].dtype for expert in experts for name in names if name in expert]
+        dtype = reduce(torch.promote_types, given, first.dtype)
+        self.experts = torch.empty((len(experts), size), dtype=dtype, device=first.device)
         for name in names:
             parameter, view = own[name], self._view(self.live, name)
             view.copy_(parameter.data)
@@ -285,7 +293,7 @@ class _Bank:
 
     def write(self, weights: Tensor, share: float) -> None:
         row = weights.to(self.live.device, torch.float32)
-        if self.live.dtype == torch.float32:
+        if self.live.dtype == self.experts.dtype == torch.float32:
             torch.addmv(self.base, self.experts.T, row, beta=share, out=self.live)
             return
         for start in range(0, len(self.live), CHUNK):

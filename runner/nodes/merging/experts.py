@@ -68,6 +68,13 @@ class LoraExpert:
         }
         self.whole = {names[key]: tensor for key, tensor in adapter.full.items() if key in names}
 
+    @property
+    def whole_outside_projector(self) -> bool:
+        """Whether it carries tensors that are large, or tied, beside a projector's."""
+        from runner.nodes.merging.weighing import section_of
+
+        return any(section_of(name) != "multi_modal_projector" for name in self.whole)
+
     def touches(self, name: str) -> bool:
         """Adapted or carried."""
         return name in self.low or name in self.whole
@@ -142,13 +149,16 @@ class Merger:
 
     def tensor(self, name: str, base: Tensor, weights: Sequence[float]) -> Tensor:
         """The merged tensor in the spec's dtype; ``base``: the base's, as stored."""
+        return self.merged(name, base, [expert.weight(name, base) for expert in self.experts], weights)
+
+    def merged(self, name: str, base: Tensor, experts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """``tensor`` for experts that are at hand."""
         from runner.nodes.merging.methods import merge_tensor
 
         extra: dict[str, Any] = {}
         if self._fisher is not None:
             extra = {"fishers": self._fisher.tensors(name, self.base), "fisher_norms": self._fisher.norms}
-        own = [expert.weight(name, base) for expert in self.experts]
-        return merge_tensor(self.spec, name, base, own, weights, names=self.labels, layers=self.layers, **extra)
+        return merge_tensor(self.spec, name, base, experts, weights, names=self.labels, layers=self.layers, **extra)
 
 
 class FisherFiles:

@@ -1,0 +1,153 @@
+"""From the inputs of the scoring steps to ``MixtureScores``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runner.artifacts import Conversations, Experts, Mixtures, MixtureScores, VqaItems
+from runner.errors import DataError, RunnerError
+from runner.models.base import ChatModel, VisionLanguageModel
+from runner.nodes.merging.checkpoints import Checkpoint
+from runner.nodes.merging.describing import expert_paths
+from runner.nodes.merging.experts import open_expert
+from runner.nodes.merging.merge_steps import base_folder
+from runner.nodes.merging.scoring import Evaluator, Outcome, item_rows, merge_rows, need_some, score_rows
+from runner.nodes.merging.sessions import Mixture, Sessions, open_sessions
+from runner.nodes.merging.specs import MergeSpec
+from runner.nodes.merging.tasks import Task, tasks_of
+from runner.nodes.merging.weighing import check_weights
+from runner.nodes.merging.writing import check_base
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from runner.context import StepContext
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is scored, on what, and how."""
+
+    base: VisionLanguageModel
+    experts: Experts
+    mixtures: Mixtures
+    items: VqaItems | None
+    data: Conversations | None
+    spec: MergeSpec
+    execution: str
+    batch_size: int = 64
+    max_new_tokens: int = 16
+    max_length: int | None = None
+    split: str = "eval"
+
+    def tasks(self) -> list[Task]:
+        """Raises ``DataError`` where there is nothing to score on."""
+        return tasks_of(
+            self.items, self.data, split=self.split, max_new_tokens=self.max_new_tokens, max_length=self.max_length
+        )
+
+
+def evaluator_of(ctx: StepContext, job: Job, tasks: Sequence[Task], names: Sequence[str] | None = None) -> Evaluator:
+    """An evaluator of merges of the job's experts (those in ``names``, in order). Loads no network yet."""
+    folder = base_folder(job.base)
+    check_base(folder, job.experts)
+    own, paths = Checkpoint(folder), expert_paths(job.experts)
+    chosen = list(paths) if names is None else list(names)
+    experts = [open_expert(name, paths[name], own) for name in chosen]
+    sessions: Sessions = open_sessions(job.execution, job.base, own, experts, job.spec, ctx.scratch)
+    return Evaluator(ctx, sessions, tasks, _about(job, chosen, sessions.execution), job.batch_size)
+
+
+def _about(job: Job, names: Sequence[str], execution: str) -> dict[str, Any]:
+    """What besides the weights makes a result what it is."""
+    sha = {row["name"]: row["sha256"] for row in job.experts.experts.to_pylist()}
+    return {
+        "base": job.base.identity, "dtype": job.base.dtype, "experts": [sha[name] for name in names],
+        "merge": job.spec.model_dump(mode="json", by_alias=True), "execution": execution,
+    }  # fmt: skip
+
+
+def score_merged(ctx: StepContext, job: Job, server: ChatModel | None) -> MixtureScores:
+    """Scores of merges, ``kind`` proxy."""
+    names = list(expert_paths(job.experts))
+    if list(job.mixtures.domains) != names:
+        raise DataError(
+            f"the mixtures weigh {', '.join(job.mixtures.domains)}, the experts are {', '.join(names)}",
+            hint="both must name the same domains in the same order: give dmo.mixtures the experts as its domains",
+        )
+    mixtures = [Mixture(row["mixture_id"], tuple(row["weights"])) for row in job.mixtures.mixtures.to_pylist()]
+    tasks = job.tasks()
+    if job.execution == "served_lora":
+        from runner.nodes.merging.served import score_served
+
+        return _scores(job, mixtures, tasks, score_served(ctx, job, server, mixtures, tasks), "proxy", "served_lora")
+    if server is not None:
+        raise DataError("a server is only asked with execution: served_lora")
+    evaluator = evaluator_of(ctx, job, tasks)
+    usable = _usable(ctx, job.spec, names, mixtures, evaluator.outcome)
+    outcome = evaluator.evaluate(usable)
+    evaluator.sessions.close()
+    return _scores(job, mixtures, tasks, outcome, "proxy", evaluator.sessions.execution)
+
+
+def _usable(
+    ctx: StepContext, spec: MergeSpec, names: list[str], mixtures: Sequence[Mixture], outcome: Outcome
+) -> list[Mixture]:
+    """Mixtures that the method can merge; the others are failures."""
+    found = []
+    for mixture in mixtures:
+        try:
+            check_weights(spec, names, mixture.weights)
+        except RunnerError as error:
+            outcome.failures[mixture.mixture_id] = error.message
+            ctx.failed(mixture.mixture_id, error.message)
+        else:
+            found.append(mixture)
+    if not found:
+        raise DataError(f"no mixture can be merged: {next(iter(outcome.failures.values()))}")
+    return found
+
+
+def score_each(ctx: StepContext, job: Job) -> MixtureScores:
+    """Scores of models trained on mixtures, ``kind`` true: each is itself with weight one."""
+    known = expert_paths(job.experts)
+    rows = [row for row in job.mixtures.mixtures.to_pylist() if row["mixture_id"] in known]
+    if not rows:
+        raise DataError("none of the models is named like a mixture", hint="models come from dmo.train_mixtures")
+    if len(rows) < job.mixtures.mixtures.num_rows:
+        ctx.warn(f"{job.mixtures.mixtures.num_rows - len(rows)} of the mixtures have no trained model and are left out")
+    names = [row["mixture_id"] for row in rows]
+    one_hot = [Mixture(name, tuple(float(other == name) for other in names)) for name in names]
+    tasks = job.tasks()
+    evaluator = evaluator_of(ctx, job, tasks, names)
+    outcome = evaluator.evaluate(one_hot)
+    evaluator.sessions.close()
+    return _scores(job, one_hot, tasks, outcome, "true", evaluator.sessions.execution)
+
+
+def _scores(
+    job: Job, mixtures: Sequence[Mixture], tasks: Sequence[Task], outcome: Outcome, kind: str, execution: str
+) -> MixtureScores:
+    from results.tables import arrow_table
+
+    need_some(tasks, outcome)
+    ids = {mixture.mixture_id for mixture in mixtures}
+    rows = [row for row in job.mixtures.mixtures.to_pylist() if row["mixture_id"] in ids]
+    method = job.spec.method if kind == "proxy" else "trained"
+    return MixtureScores(
+        domains=list(job.mixtures.domains), kind=kind, tasks=[task.about for task in tasks],
+        mixtures=arrow_table("dmo_mixture", rows),
+        merges=arrow_table("dmo_merge", merge_rows(mixtures, outcome, method, execution)),
+        scores=arrow_table("dmo_score", score_rows(tasks, mixtures, outcome, kind)), items=_item_table(tasks, mixtures, outcome),
+    )  # fmt: skip
+
+
+def _item_table(tasks: Sequence[Task], mixtures: Sequence[Mixture], outcome: Outcome) -> pa.Table:
+    import pyarrow as pa
+
+    text = [pa.field(name, pa.string()) for name in ("mixture_id", "task", "item_id", "group")]
+    return pa.Table.from_pylist(
+        item_rows(tasks, mixtures, outcome), pa.schema([*text, pa.field("value", pa.float64())])
+    )

@@ -1,0 +1,306 @@
+"""Ways to have merged models at hand, one after another or side by side: each gives the same logits, at another price.
+
+| execution | what happens for a mixture | when ``auto`` takes it |
+|---|---|---|
+| batched_lora | K scalars a sample; many mixtures in one batch | linear merge of LoRA experts |
+| resident | one pass over memory, experts held beside the network | they fit |
+| stream | tensors read from disk into the live network, one at a time | they do not |
+| checkpoint | a whole checkpoint is written, loaded and removed | never: for what must pass through a file |
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from runner.errors import ModelRefused
+from runner.models.lvlm.anatomy import anatomy
+from runner.nodes.merging.checkpoints import Checkpoint
+from runner.nodes.merging.execution import BatchedMixtures, LowRank, ResidentDeltas
+from runner.nodes.merging.experts import Expert, LoraExpert, Merger
+from runner.nodes.merging.names import match
+from runner.nodes.merging.stream import write_merged
+from runner.nodes.merging.writing import linear_coefficients
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from runner.models.base import VisionLanguageModel
+    from runner.models.lvlm.loading import LoadedLvlm
+    from runner.nodes.merging.specs import MergeSpec
+
+ROOM = 0.7
+"""Share of the free memory that resident experts may take."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A merged model to be: weights in the order of the experts."""
+
+    mixture_id: str
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A network that is the mixtures of a session. ``assign(live, rows)``: the next batch is ``len(live)`` times the same ``rows``
+    samples, mixture by mixture. ``vision``: the tower where no expert changes it."""
+
+    loaded: LoadedLvlm
+    assign: Callable[[Sequence[Mixture], int], None]
+    vision: nn.Module | None
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one merge: as rows of ``dmo_merge`` tell it."""
+
+    n_merged: int
+    n_copied: int
+    seconds: float
+    bytes_written: int = 0
+    sha256: str | None = None
+
+
+class Sessions(ABC):
+    """One way of executing merges of ``experts`` on ``base``; the network is loaded when the first session opens."""
+
+    execution: str
+
+    def __init__(self, base: VisionLanguageModel, own: Checkpoint, experts: Sequence[Expert], spec: MergeSpec) -> None:
+        self.base, self.own, self.experts, self.spec = base, own, list(experts), spec
+        self.merger = Merger(own, experts, spec)
+        self.costs: dict[str, Costs] = {}
+
+    def groups(self, mixtures: Sequence[Mixture], at_once: int) -> list[list[Mixture]]:
+        """Which mixtures share a session; ``at_once``: samples that a batch may hold."""
+        return [[mixture] for mixture in mixtures]
+
+    @abstractmethod
+    @contextmanager
+    def session(self, mixtures: Sequence[Mixture]) -> Iterator[Ready]:
+        """Have these mixtures at hand. Raises ``ModelRefused`` or ``DataError`` where they cannot be merged."""
+
+    @cached_property
+    def loaded(self) -> LoadedLvlm:
+        """The base's network, this step's own."""
+        return self.base.load()
+
+    @cached_property
+    def places(self) -> dict[str, str]:
+        """Tensor of the checkpoint that takes part -> parameter of the network. Raises ``ModelRefused`` where one has none."""
+        own = dict(self.loaded.network.named_parameters()).keys()
+        found = match(own, self.own.entries).found
+        lost = [name for name in self.merger.names if name not in found]
+        if lost:
+            raise ModelRefused(
+                f"{lost[0]} is merged, but has no place in the loaded network", hint="take execution: checkpoint"
+            )
+        return {name: found[name] for name in self.merger.names}
+
+    @cached_property
+    def vision(self) -> nn.Module | None:
+        """The vision tower where no expert changes a part of it."""
+        parts = anatomy(self.loaded.network, self.base.decoder)
+        inside = f"{parts.vision_path}."
+        changed = parts.vision_path is not None and any(name.startswith(inside) for name in self.places.values())
+        tower: nn.Module | None = parts.vision
+        return None if changed else tower
+
+    def close(self) -> None:
+        """Let go of the network."""
+        if "loaded" in self.__dict__:
+            self.loaded.close()
+
+    def _cost(self, mixture: Mixture, start: float) -> None:
+        count = len(self.merger.names)
+        self.costs[mixture.mixture_id] = Costs(count, len(self.own.entries) - count, time.perf_counter() - start)
+
+
+def _alone(live: Sequence[Mixture], rows: int) -> None:
+    """The network is that one mixture already."""
+
+
+class BatchedSessions(Sessions):
+    """Linear mixtures of LoRA experts, rows of one batch."""
+
+    execution = "batched_lora"
+
+    def groups(self, mixtures: Sequence[Mixture], at_once: int) -> list[list[Mixture]]:
+        """As many as fit in a batch with one sample each."""
+        return [list(mixtures[at : at + at_once]) for at in range(0, len(mixtures), at_once)]
+
+    @contextmanager
+    def session(self, mixtures: Sequence[Mixture]) -> Iterator[Ready]:
+        """Swap the adapted modules; experts without weight in any of these mixtures are left out."""
+        start = time.perf_counter()
+        rows = [linear_coefficients(self.spec, mixture.weights) for mixture in mixtures]
+        table = torch.tensor([row or [] for row in rows], dtype=torch.float32)
+        if not bool(torch.isfinite(table).all()):
+            raise ModelRefused("weights that are not finite in float32")
+        used = [k for k in range(len(self.experts)) if bool((table[:, k] != 0).any())] or [0]
+        row_of = {mixture.mixture_id: row for row, mixture in enumerate(mixtures)}
+        network = self.loaded.network
+        with BatchedMixtures(network, [self._low(k) for k in used], [self._whole(k) for k in used]) as batched:
+            for mixture in mixtures:
+                self._cost(mixture, start)
+
+            def assign(live: Sequence[Mixture], count: int) -> None:
+                chosen = table[[row_of[mixture.mixture_id] for mixture in live]][:, used]
+                batched.assign(chosen.repeat_interleave(count, dim=0), copies=len(live))
+
+            yield Ready(self.loaded, assign, self.vision)
+
+    def _low(self, k: int) -> dict[str, LowRank]:
+        expert = self._lora(k)
+        return {p.removesuffix(".weight"): expert.low[name] for name, p in self.places.items() if name in expert.low}
+
+    def _whole(self, k: int) -> dict[str, torch.Tensor]:
+        expert = self._lora(k)
+        return {p: expert.whole[name] for name, p in self.places.items() if name in expert.whole}
+
+    def _lora(self, k: int) -> LoraExpert:
+        expert = self.experts[k]
+        if not isinstance(expert, LoraExpert):
+            raise ModelRefused(
+                f"expert {expert.name} is a whole checkpoint; batched_lora wants LoRA folders",
+                hint="take execution: auto",
+            )
+        return expert
+
+
+class ResidentSessions(Sessions):
+    """Experts held in memory; the live parameters are written anew for each mixture."""
+
+    execution = "resident"
+
+    @cached_property
+    def resident(self) -> ResidentDeltas:
+        """Base and experts in flat buffers: (K + 2) times the merged parameters."""
+        states: list[dict[str, torch.Tensor]] = [{} for _ in self.experts]
+        for name, place in self.places.items():
+            base = self.own.tensor(name)
+            for state, expert in zip(states, self.experts, strict=True):
+                if expert.touches(name):
+                    state[place] = expert.weight(name, base)
+        return ResidentDeltas(self.loaded.network, states)
+
+    @contextmanager
+    def session(self, mixtures: Sequence[Mixture]) -> Iterator[Ready]:
+        """One fused pass where the merge is linear, else the method tensor by tensor."""
+        (mixture,) = mixtures
+        resident, start = self.resident, time.perf_counter()
+        coefficients = linear_coefficients(self.spec, mixture.weights)
+        if coefficients is not None:
+            resident.set(coefficients)
+        else:
+            self._merge(resident, mixture)
+        self._cost(mixture, start)
+        if not resident.is_finite():
+            raise ModelRefused("the merge holds values that are not finite")
+        yield Ready(self.loaded, _alone, self.vision)
+
+    def _merge(self, resident: ResidentDeltas, mixture: Mixture) -> None:
+        names = {place: name for name, place in self.places.items()}
+        for place, live, base, experts in resident.tensors():
+            live.copy_(self.merger.merged(names[place], base, experts, mixture.weights))
+
+
+class StreamSessions(Sessions):
+    """Tensors of base and experts read from disk into the live network."""
+
+    execution = "stream"
+
+    @contextmanager
+    def session(self, mixtures: Sequence[Mixture]) -> Iterator[Ready]:
+        """Memory for K + 2 tensors besides the network."""
+        (mixture,) = mixtures
+        start, parameters = time.perf_counter(), dict(self.loaded.network.named_parameters())
+        with torch.no_grad():
+            for name, place in self.places.items():
+                parameters[place].copy_(self.merger.tensor(name, self.own.tensor(name), mixture.weights))
+        self._cost(mixture, start)
+        yield Ready(self.loaded, _alone, self.vision)
+
+
+class CheckpointSessions(Sessions):
+    """A checkpoint on disk for each mixture, loaded like any other and removed afterwards."""
+
+    execution = "checkpoint"
+    scratch: Path = Path()
+
+    @contextmanager
+    def session(self, mixtures: Sequence[Mixture]) -> Iterator[Ready]:
+        """Write, load, remove."""
+        from runner.models.lvlm.loading import read
+
+        (mixture,) = mixtures
+        folder = self.scratch / "merged"
+        shutil.rmtree(folder, ignore_errors=True)
+        written = write_merged(self.merger, mixture.weights, folder)
+        self.costs[mixture.mixture_id] = Costs(**vars(written))
+        loaded = read(folder, dtype=self.base.dtype, device=self.base.device, name=self.base.name)
+        try:
+            yield Ready(loaded, _alone, anatomy(loaded.network, self.base.decoder).vision)
+        finally:
+            loaded.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+KINDS: dict[str, type[Sessions]] = {
+    kind.execution: kind for kind in (BatchedSessions, ResidentSessions, StreamSessions, CheckpointSessions)
+}
+
+
+def open_sessions(
+    execution: str,
+    base: VisionLanguageModel,
+    own: Checkpoint,
+    experts: Sequence[Expert],
+    spec: MergeSpec,
+    scratch: Path,
+) -> Sessions:
+    """The asked execution, or the cheapest that can do it. Raises ``ModelRefused`` where the asked one cannot."""
+    kind = KINDS[_automatic(base, own, experts, spec) if execution == "auto" else execution]
+    if kind is BatchedSessions and not _can_batch(experts, spec):
+        raise ModelRefused(
+            f"batched_lora is for linear merges of LoRA experts with one weight an expert; this is {spec.method}",
+            hint="take execution: auto",
+        )
+    sessions = kind(base, own, experts, spec)
+    if isinstance(sessions, CheckpointSessions):
+        sessions.scratch = scratch
+    return sessions
+
+
+def _automatic(base: VisionLanguageModel, own: Checkpoint, experts: Sequence[Expert], spec: MergeSpec) -> str:
+    if _can_batch(experts, spec) and all(isinstance(e, LoraExpert) and not e.whole_outside_projector for e in experts):
+        return "batched_lora"
+    wide = 4 if base.dtype == "float32" or any(isinstance(expert, LoraExpert) for expert in experts) else 2
+    elements = sum(own.entries[name].numel for name in Merger(own, experts, spec).names)
+    return "resident" if elements * wide * (len(experts) + 2) <= ROOM * _free_bytes(base.device) else "stream"
+
+
+def _can_batch(experts: Sequence[Expert], spec: MergeSpec) -> bool:
+    return (
+        all(isinstance(e, LoraExpert) for e in experts) and linear_coefficients(spec, [1.0] * len(experts)) is not None
+    )
+
+
+def _free_bytes(device: str) -> float:
+    if device.startswith("cuda"):
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):
+        return 8e9
