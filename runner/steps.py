@@ -217,6 +217,7 @@ STEP_MODULES = (
     "runner.nodes.encoder.steps",
     "runner.nodes.faces.part_steps",
     "runner.nodes.faces.steps",
+    "runner.nodes.finetuning.assembly_steps",
     "runner.nodes.finetuning.steps",
     "runner.nodes.leakage.dependence_steps",
     "runner.nodes.leakage.discovery_steps",
