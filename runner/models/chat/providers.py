@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from runner.errors import EndpointError
 from runner.models.base import ChatModel
-from runner.models.registry import ModelConfig, Services, provider
+from runner.models.registry import ModelConfig, Services, provider, step_link
 from runner.references import InputPath
 from runner.steps import ModelHandle
 
@@ -152,12 +152,14 @@ class Transformers(ChatConfig):
     """A language model of transformers inside this process: a local folder (also of a model that takes pictures), or a
     GGUF file.
 
-    ``path``: the model folder (with ``gguf_file`` naming a file in it), or a GGUF file. ``batch_size``: questions
-    generated together. ``device``: default is the run's. Weights in safetensors or GGUF only; no code from the folder.
+    ``path``: the model folder (with ``gguf_file`` naming a file in it), or a GGUF file. ``written``: in its place the output
+    ``checkpoint`` of a step ($cut.checkpoint). ``batch_size``: questions generated together. ``device``: default is the run's.
+    Weights in safetensors or GGUF only; no code from the folder.
     """
 
     provider: Literal["transformers"] = "transformers"
-    path: InputPath
+    path: InputPath | None = None
+    written: step_link("folder") | None = None  # type: ignore[valid-type]
     gguf_file: str | None = Field(None, pattern=r"^[^/\\]+\.gguf$")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_size: PositiveInt = 8
@@ -165,11 +167,17 @@ class Transformers(ChatConfig):
 
     replies_depend_on: ClassVar[tuple[str, ...]] = ("path", "gguf_file", "dtype")
 
+    @model_validator(mode="after")
+    def _one_source(self) -> Transformers:
+        if (self.path is None) == (self.written is None):
+            raise ValueError("give path (a local folder or GGUF file) or written (a step's output)")
+        return self
+
     def load(self, services: Services) -> ChatModel:
         """Weights are read at the first question. Raises ``ModelRefused`` when the path holds no model."""
         from runner.models.chat.transformers_backend import TransformersBackend
 
-        path = services.resolve(self.path)
+        path = services.linked["written"] if self.written is not None else services.resolve(str(self.path))
         backend = TransformersBackend(
             path, gguf_file=self.gguf_file, dtype=self.dtype, batch_size=self.batch_size,
             device=self.device or services.device,

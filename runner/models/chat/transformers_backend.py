@@ -6,6 +6,7 @@ Nothing is fetched and no code from the folder runs; weights are read from safet
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from runner.imports import importing
 from runner.models.chat.batching import Batcher
 from runner.models.chat.transformers_prompts import Prompts, Reader, TextReader, encode_all
 from runner.models.chat.wire import Payload, RawReply, SendFailed, count_images, finite, may_be_blank, says_nothing
+
+PRUNED = "pruning.json"
+"""In folders whose layers have widths of their own: transformers alone cannot build them."""
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +102,11 @@ def load(folder: Path, gguf_file: str | None, dtype: str, device: str, name: str
 
 def _read(folder: Path, gguf_file: str | None, dtype: str, *, seeing: bool) -> tuple[Any, Any]:
     """The model, and its processor (``seeing``) or tokenizer."""
+    if gguf_file is None and (folder / PRUNED).is_file():
+        from runner.models.lvlm.loading import read
+
+        found = read(folder, dtype=_own_dtype(folder) if dtype == "auto" else dtype)
+        return found.network, found.processor if seeing else found.tokenizer
     from safetensors import SafetensorError
 
     with importing:
@@ -121,6 +130,12 @@ def _read(folder: Path, gguf_file: str | None, dtype: str, *, seeing: bool) -> t
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelRefused(f"{folder} lacks weights that its config asks for, such as {some}")
     return model, processor
+
+
+def _own_dtype(folder: Path) -> str:
+    """In which the weights were written, float32 where the config does not say."""
+    config = json.loads((folder / "config.json").read_text("utf8"))
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
 def _reader(processor: Any, name: str, pad: int, room: int | None, *, seeing: bool) -> Reader:

@@ -199,9 +199,9 @@ def _check_shards(folder: Path) -> None:
 
 def _network(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Any:
     if (folder / PRUNED).is_file():
-        from runner.models.lvlm import pruned
+        from runner.models.lvlm.pruned import load
 
-        return pruned.load(folder, dtype, "cpu")
+        return load(folder, dtype, "cpu")
     from safetensors import SafetensorError
 
     with importing:

@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from runner.models.base import VisionLanguageModel
-from runner.models.registry import ModelConfig, Services, provider, step_link
+from runner.models.base import Classifier, VisionLanguageModel
+from runner.models.registry import ModelConfig, Services, model_link, provider, step_link
 from runner.references import AssetRef, InputPath
 from runner.steps import ModelHandle
 
@@ -69,3 +69,25 @@ class LvlmConfig(ModelConfig):
             folder, adapter=adapter, dtype=self.dtype, device=self.device or services.device, decoder=self.decoder,
             name=name, small=isinstance(self.path, AssetRef),
         )  # fmt: skip
+
+
+@provider("lvlm_classifier")
+class LvlmClassifierConfig(ModelConfig):
+    """A vision-language model as a classifier: each label's likelihood as the reply to one question about the picture."""
+
+    kind: ClassVar[type[ModelHandle]] = Classifier
+    provider: Literal["lvlm_classifier"] = "lvlm_classifier"
+    model: model_link(VisionLanguageModel) = Field(description="a vision-language model of this spec: $name")  # type: ignore[valid-type]
+    question: str = Field(min_length=1, max_length=2000, description="what is asked about every picture")
+    labels: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+        min_length=2, description="replies among which it chooses, one for each output"
+    )
+    normalise: Literal["tokens", "none"] = Field(
+        default="tokens", description="tokens: log-likelihood a token, so that long labels stand a chance"
+    )
+
+    def load(self, services: Services) -> Classifier:
+        """Weights are read at the first picture. Raises ``ModelRefused``."""
+        from runner.models.lvlm.classifier import LvlmClassifier
+
+        return LvlmClassifier(services.linked["model"], self.question, self.labels, normalise=self.normalise)

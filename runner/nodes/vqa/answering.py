@@ -193,6 +193,21 @@ def _decoded(data: bytes) -> Any:
         raise DataError(f"a picture cannot be read: {error.message}") from error
 
 
+def questions_of(items: VqaItems, count: int) -> list[Question]:
+    """The first ``count`` questions that have pictures (of all, where none has), with their pictures. Raises ``DataError``."""
+    rows = items.items.to_pylist()
+    chosen = ([row for row in rows if row["uris"]] or rows)[:count]
+    if not chosen:
+        raise DataError("there is no question")
+    about = {str(b["benchmark"]): b for b in items.benchmarks}
+    sources = open_sources([dict(spec) for spec in items.corpus])
+    pictures = dict(read_pictures(sources, {place for row in chosen for place in places_of(row)}))
+    return [
+        Question([_decoded(_bytes(place, pictures)) for place in places_of(row)], prompt(about[row["benchmark"]], row))
+        for row in chosen
+    ]
+
+
 def tell(ctx: StepContext, answers: Answers) -> None:
     """Say which questions have no answer: the first ones by name, the others as a number."""
     lost = [(name, answer.failure) for name, answer in answers.found.items() if answer.failure is not None]
