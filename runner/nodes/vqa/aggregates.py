@@ -20,7 +20,7 @@ DRAWS = 1000
 LIMITS = (2.5, 97.5)
 TASK_POINTS = 200.0
 """What a task of MME is worth: 100 x accuracy + 100 x share of pictures with both questions right."""
-_AT_ONCE = 1 << 22
+_AT_ONCE = 1 << 20
 
 
 class Estimate(NamedTuple):
@@ -109,56 +109,63 @@ def retained(values: ArrayLike, originals: ArrayLike, full_scales: ArrayLike = 1
     return tuple(float(x) if np.isfinite(x) else float("nan") for x in (ratio, each))  # type: ignore[return-value]
 
 
-# --- what is computed of items that count ``weight`` times each ------------------------------------------------------
-
-Measure = Callable[[Part, Values], Values]
-"""A part and weights [draws, n] -> [draws]; NaN where it is not defined."""
+# --- measures: sums of ratios of sums over items, so that resampling needs the sums of each group alone ----------------
 
 
-def _ratio(above: Values, below: Values) -> Values:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(below > 0, above / below, np.nan))
+class Ratio(NamedTuple):
+    """``factor`` x sum of ``above`` / sum of ``below``, both [n] by item; NaN where the lower sum is 0."""
+
+    above: Values
+    below: Values
+    factor: float = 1.0
 
 
-def accuracy(part: Part, weights: Values) -> Values:
+Measure = Callable[[Part], list[Ratio]]
+
+
+def accuracy(part: Part) -> list[Ratio]:
     """Mean score."""
-    return _ratio(weights @ part.score, weights.sum(1))
+    return [Ratio(part.score, np.ones(len(part.score)))]
 
 
-def whole_pairs(part: Part, weights: Values) -> Values:
+def whole_pairs(part: Part) -> list[Ratio]:
     """Share of groups of which every item is right (MME's accuracy+)."""
     size = np.bincount(part.group)
-    right = (np.bincount(part.group, part.score) == size).astype(np.float64)
+    right = np.bincount(part.group, part.score) == size
     each = 1.0 / size[part.group]  # a group counts once, however many items it has
-    return _ratio(weights @ (right[part.group] * each), weights @ each)
+    return [Ratio(right[part.group] * each, each)]
 
 
-def points(part: Part, weights: Values) -> Values:
+def points(part: Part) -> list[Ratio]:
     """Points of a task of MME, 0..200 (Fu et al., 2023)."""
-    return 100 * (accuracy(part, weights) + whole_pairs(part, weights))
+    return [ratio._replace(factor=100.0) for ratio in (*accuracy(part), *whole_pairs(part))]
 
 
-def precision(part: Part, weights: Values) -> Values:
+def precision(part: Part) -> list[Ratio]:
     """Of the items answered yes, those that are."""
-    yes = (part.said == 1).astype(np.float64)
-    return _ratio(weights @ (yes * (part.true == 1)), weights @ yes)
+    said, true = _yes(part)
+    return [Ratio(said * true, said)]
 
 
-def recall(part: Part, weights: Values) -> Values:
+def recall(part: Part) -> list[Ratio]:
     """Of the items that are yes, those answered yes."""
-    yes = (part.true == 1).astype(np.float64)
-    return _ratio(weights @ (yes * (part.said == 1)), weights @ yes)
+    said, true = _yes(part)
+    return [Ratio(said * true, true)]
 
 
-def f1(part: Part, weights: Values) -> Values:
+def f1(part: Part) -> list[Ratio]:
     """Harmonic mean of precision and recall, 2 TP / (answered yes + truly yes)."""
-    said, true = (part.said == 1).astype(np.float64), (part.true == 1).astype(np.float64)
-    return _ratio(2 * (weights @ (said * true)), weights @ (said + true))
+    said, true = _yes(part)
+    return [Ratio(2 * said * true, said + true)]
 
 
-def yes_ratio(part: Part, weights: Values) -> Values:
+def yes_ratio(part: Part) -> list[Ratio]:
     """Share answered yes."""
-    return _ratio(weights @ (part.said == 1).astype(np.float64), weights.sum(1))
+    return [Ratio(_yes(part)[0], np.ones(len(part.score)))]
+
+
+def _yes(part: Part) -> tuple[Values, Values]:
+    return (part.said == 1).astype(np.float64), (part.true == 1).astype(np.float64)
 
 
 _SCORES: dict[str, Measure] = {"pairs": whole_pairs, "mme": points}
@@ -230,18 +237,25 @@ def _drawn(measure: Measure, part: Part, draws: int, name: str) -> Estimate:
     """A measure with its bootstrap over groups; random numbers depend on ``name`` alone."""
     if not len(part.score):
         return Estimate(float("nan"), np.full(draws, np.nan))
-    value = float(measure(part, np.ones((1, len(part.score))))[0])
+    ratios = measure(part)
+    sums = np.stack([np.bincount(part.group, values) for ratio in ratios for values in ratio[:2]], 1)
     generator = np.random.default_rng([*name.encode()])
-    blocks = [measure(part, weights) for weights in _weights(part.group, draws, generator)]
-    return Estimate(value, np.concatenate(blocks))
+    drawn = np.concatenate([counts @ sums for counts in _counts(len(sums), draws, generator)])
+    value, *_ = _joined(sums.sum(0, keepdims=True), ratios)
+    return Estimate(float(value), _joined(drawn, ratios))
 
 
-def _weights(group: NDArray[np.int64], draws: int, generator: np.random.Generator) -> Iterator[Values]:
-    """How often each item is drawn with its group, float64 [block, n], block by block."""
-    groups = int(group.max()) + 1
-    block = max(1, _AT_ONCE // max(groups, len(group)))
+def _joined(sums: Values, ratios: Sequence[Ratio]) -> Values:
+    """Sums [draws, 2 x ratios] to the measure [draws]."""
+    above, below = sums[:, ::2], sums[:, 1::2]
+    shares = np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+    return np.asarray(shares @ np.array([ratio.factor for ratio in ratios]))
+
+
+def _counts(groups: int, draws: int, generator: np.random.Generator) -> Iterator[Values]:
+    """How often each group is drawn, float64 [block, groups], block by block."""
+    block = max(1, _AT_ONCE // groups)
     for start in range(0, draws, block):
         count = min(block, draws - start)
         drawn = generator.integers(groups, size=(count, groups)) + np.arange(count)[:, None] * groups
-        counts = np.bincount(drawn.ravel(), minlength=count * groups).reshape(count, groups)
-        yield counts[:, group].astype(np.float64)
+        yield np.bincount(drawn.ravel(), minlength=count * groups).reshape(count, groups).astype(np.float64)

@@ -5,6 +5,7 @@ Rules are those of the field as generally known; tables are our own. What depart
 
 from __future__ import annotations
 
+import functools
 import re
 import string
 from collections.abc import Sequence
@@ -52,6 +53,7 @@ def exact_match(answer: str, accepted: Sequence[str]) -> float:
     return float(any(said == plain(text) if said else answer.strip() == text.strip() for text in accepted))
 
 
+@functools.lru_cache(maxsize=8192)  # a benchmark has few distinct answers, each many times
 def vqa_normalised(text: str) -> str:
     """An answer as VQA compares it: punctuation, articles, number words and contractions evened out (Antol et al., 2015).
 
