@@ -19,6 +19,7 @@ from runner.nodes.merging.sparsify import (
     keep_at_threshold,
     keep_between,
     keep_largest,
+    largest,
     stream,
 )
 
@@ -195,9 +196,7 @@ def _elected(total: Tensor) -> Tensor:
 def _of_largest_variance(stack: Tensor, density: float) -> Tensor:
     variance = stack.var(0, unbiased=False).flatten()
     kept = int(int(torch.count_nonzero(variance)) * density)
-    mask = torch.zeros_like(variance)
-    mask[variance.sort(descending=True, stable=True).indices[:kept]] = 1
-    return mask.view(stack.shape[1:])
+    return largest(variance, kept).view(stack.shape[1:])
 
 
 def _each(density: Densities, n: int) -> Sequence[float]:

@@ -29,7 +29,7 @@ def keep_largest(delta: Tensor, density: float) -> Tensor:
     n = delta.numel()
     if density >= 1 or n == 0:
         return delta
-    return delta * _largest(delta.abs().flatten(), max(1, int(density * n))).view_as(delta)
+    return delta * largest(delta.abs().flatten(), max(1, int(density * n))).view_as(delta)
 
 
 def keep_at_threshold(delta: Tensor, density: float) -> Tensor:
@@ -52,9 +52,8 @@ def keep_between(delta: Tensor, density: float, gamma: float) -> Tensor:
         return delta
     kept = int(density * n)
     below = max(0, n - kept - int(gamma * n))
-    order = delta.abs().flatten().sort(stable=True).indices[below : below + kept]
-    mask = torch.zeros(n, dtype=torch.bool, device=delta.device)
-    mask[order] = True
+    magnitude = delta.abs().flatten()
+    mask = largest(magnitude, n - below) & ~largest(magnitude, n - below - kept)
     return delta * mask.view_as(delta)
 
 
@@ -101,8 +100,10 @@ def rescaled(delta: Tensor, kept: Tensor, density: float, rescale: Rescale) -> T
     return kept * torch.where(tiny, torch.ones_like(before), before / after.clamp_min(1e-30))
 
 
-def _largest(magnitude: Tensor, k: int) -> Tensor:
-    """Mask of the ``k`` largest of a vector; equal ones at the border by position."""
+def largest(magnitude: Tensor, k: int) -> Tensor:
+    """Mask of the ``k`` largest of a vector; of equal ones at the border the first. Linear time, where a sort is not."""
+    if k < 1:
+        return torch.zeros_like(magnitude, dtype=torch.bool)
     border = magnitude.kthvalue(len(magnitude) - k + 1).values
     mask = magnitude > border
     equal = (magnitude == border).nonzero().flatten()
