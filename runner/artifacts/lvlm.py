@@ -128,6 +128,15 @@ class PrunedLvlm(Artifact):
     timing: Annotated[Table, Rows("prune_timing")]
 
 
+@dataclass(frozen=True)
+class PrunePlan(Artifact):
+    """What a cut would leave, from the config alone. ``models``: ``bytes`` are expected ones; ``layers_kept`` is empty where data decide
+    which stay. ``notes``: what only data can tell."""
+
+    models: Annotated[Table, Rows("prune_model")]
+    notes: list[str]
+
+
 # --- merging ---------------------------------------------------------------------------------------------------------
 
 
