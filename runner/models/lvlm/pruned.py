@@ -64,7 +64,7 @@ def write(
     nothing is left where writing fails.
     """
     if format == "uniform":
-        _refuse_unequal(plan)
+        refuse_unequal(plan)
     config, note = config_to_write(network, format, source_folder, decoder)
     manifest = _manifest(network, plan, config, decoder) if format == "manifest" else None
     need = sum(t.numel() * t.element_size() for t in network.state_dict().values())
@@ -117,6 +117,18 @@ def load(folder: Path, dtype: torch.dtype | str, device: str = "cpu") -> Any:
         raise ModelRefused(f"{folder}: weights and {MANIFEST} disagree on {len(bad)} tensors, such as {sorted(bad)[0]}")
     network.__class__ = kind.__mro__[1]
     return network.to(device).eval()
+
+
+def skeleton(folder: Path) -> Any:
+    """The network of a folder, stock or pruned, on the meta device: shapes from its small files, no weights. ``ModelRefused``."""
+    network = on_meta(config_of(_read_json(folder / "config.json")))
+    if (folder / MANIFEST).is_file():
+        plan, biases, decoder = read_manifest(folder)
+        try:
+            _resize(network, plan, biases, decoder)
+        except DataError as error:
+            raise ModelRefused(f"{folder / MANIFEST}: {error.message}") from error
+    return network
 
 
 def read_manifest(folder: Path) -> tuple[Plan, list[str], str]:
@@ -206,7 +218,8 @@ def _add_bias(linear: Any) -> None:
 # --- what is written ---------------------------------------------------------------------------------------------------
 
 
-def _refuse_unequal(plan: Plan) -> None:
+def refuse_unequal(plan: Plan) -> None:
+    """``ModelRefused`` for a plan whose layers differ: format ``uniform`` cannot say it."""
     unequal = plan.unequal()
     if unequal:
         raise ModelRefused(

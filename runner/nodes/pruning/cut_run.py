@@ -43,7 +43,7 @@ Stage = LayerStage | WidthStage
 class Cut:
     """A network on its way: what is kept so far, and the rows of what was decided."""
 
-    ctx: StepContext
+    ctx: StepContext | None
     network: Any
     decoder: str
     scorer: Scorer
@@ -60,7 +60,8 @@ class Cut:
         """All stages in order."""
         self.model_rows.append(model_row(self.label, -1, self.original, self.original, self.plan))
         for number, stage in enumerate(stages):
-            self.ctx.check()
+            if self.ctx is not None:
+                self.ctx.check()
             try:
                 if isinstance(stage, LayerStage):
                     self._layers(number, stage)
@@ -70,7 +71,8 @@ class Cut:
                 raise DataError(f"stages[{number}] ({stage.kind}): {error.message}", hint=error.hint) from error
             now = count(self.network, self.decoder)
             self.model_rows.append(model_row(self.label, number, self.original, now, self.plan))
-            self.ctx.advance("stages")
+            if self.ctx is not None:
+                self.ctx.advance("stages")
 
     def _layers(self, number: int, stage: LayerStage) -> None:
         groups = layer_groups(self.network, self.decoder)
@@ -121,13 +123,16 @@ class Cut:
             widths = deciding.decide_widths(stage, groups, units, whole, ratio, share)
             self._slice(number, stage, groups, units, widths)
 
+    def _record(self, number: int, criterion: str, units: deciding.Units, widths: deciding.Widths) -> None:
+        self.unit_tables += [
+            unit_table(self.label, number, criterion, self.plan, key, scores, widths.get(key[0]))
+            for key, scores in units.items()
+        ]
+
     def _slice(
         self, number: int, stage: WidthStage, groups: Any, units: deciding.Units, widths: deciding.Widths
     ) -> None:
-        self.unit_tables += [
-            unit_table(self.label, number, stage.criterion, self.plan, key, scores, widths.get(key[0]))
-            for key, scores in units.items()
-        ]
+        self._record(number, stage.criterion, units, widths)
         if stage.compensate:
             self._compensate(groups, widths)
         slice_widths(self.network, widths, self.decoder)
@@ -160,8 +165,11 @@ def run(
     seed: int,
 ) -> PrunedLvlm:
     """Cut ``model`` by ``stages`` and write it."""
+    from runner.nodes.pruning.plan_run import refuse_impossible
+
     start = time.perf_counter()
     check_before_loading(model, scores, stages, has_calibration=calibration is not None)
+    refuse_impossible(model, stages, format, seed)
     loaded = model.load(dtype=dtype)
     try:
         found = _calibrated(ctx, loaded, model.decoder, calibration, recalibration, stages, seed)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from runner.artifacts.lvlm import Conversations, PrunedLvlm, PruneScores
+from runner.artifacts.lvlm import Conversations, PrunedLvlm, PrunePlan, PruneScores
 from runner.context import StepContext
 from runner.models.base import VisionLanguageModel
 from runner.nodes.pruning.specs import Recalibration, Stage
@@ -47,3 +47,21 @@ def cut(
 
     seed = ctx.seed if seed is None else seed
     return run(ctx, model, scores, stages, calibration, recalibration, format, label, dtype, seed)
+
+
+@step("prune.plan", version="1")
+def plan(
+    ctx: StepContext,
+    *,
+    model: VisionLanguageModel,
+    stages: Stages,
+    label: Label = "planned",
+) -> PrunePlan:
+    """Count what `prune.cut` would leave, from the model's config alone: no weight is read.
+
+    Counts are exact where each layer keeps a number that the spec fixes; `notes` say what only data can tell.
+    """
+    from runner.nodes.pruning.plan_run import foresee
+
+    models, notes = foresee(model, stages, label, ctx.seed)
+    return PrunePlan(models, notes)
