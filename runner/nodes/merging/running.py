@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.artifacts import Conversations, Experts, Mixtures, MixtureScores, VqaItems
 from runner.errors import DataError, RunnerError
-from runner.models.base import ChatModel, VisionLanguageModel
+from runner.models.base import VisionLanguageModel
 from runner.nodes.merging.checkpoints import Checkpoint
 from runner.nodes.merging.describing import expert_paths
 from runner.nodes.merging.experts import open_expert
@@ -69,7 +69,7 @@ def _about(job: Job, names: Sequence[str], execution: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def score_merged(ctx: StepContext, job: Job, server: ChatModel | None) -> MixtureScores:
+def score_merged(ctx: StepContext, job: Job) -> MixtureScores:
     """Scores of merges, ``kind`` proxy."""
     names = list(expert_paths(job.experts))
     if list(job.mixtures.domains) != names:
@@ -79,12 +79,6 @@ def score_merged(ctx: StepContext, job: Job, server: ChatModel | None) -> Mixtur
         )
     mixtures = [Mixture(row["mixture_id"], tuple(row["weights"])) for row in job.mixtures.mixtures.to_pylist()]
     tasks = job.tasks()
-    if job.execution == "served_lora":
-        from runner.nodes.merging.served import score_served
-
-        return _scores(job, mixtures, tasks, score_served(ctx, job, server, mixtures, tasks), "proxy", "served_lora")
-    if server is not None:
-        raise DataError("a server is only asked with execution: served_lora")
     evaluator = evaluator_of(ctx, job, tasks)
     usable = _usable(ctx, job.spec, names, mixtures, evaluator.outcome)
     outcome = evaluator.evaluate(usable)

@@ -8,11 +8,11 @@ from pydantic import Field
 
 from runner.artifacts import Conversations, Experts, Mixtures, MixtureScores, VqaItems
 from runner.context import StepContext
-from runner.models.base import ChatModel, VisionLanguageModel
+from runner.models.base import VisionLanguageModel
 from runner.nodes.merging.specs import MergeSpec
 from runner.steps import step
 
-Execution = Literal["auto", "batched_lora", "served_lora", "resident", "stream", "checkpoint"]
+Execution = Literal["auto", "batched_lora", "resident", "stream", "checkpoint"]
 BatchSize = Annotated[int, Field(ge=1, le=65536, description="samples of one forward, over the mixtures that share it")]
 NewTokens = Annotated[int, Field(ge=1, le=4096, description="of a reply")]
 Length = Annotated[int | None, Field(ge=2, description="tokens of a conversation that are kept; none: all")]
@@ -33,9 +33,6 @@ def score(
     execution: Annotated[
         Execution, Field(description="how merges are made at hand; all give the same logits")
     ] = "auto",
-    server: Annotated[
-        ChatModel | None, Field(description="served_lora: a server of the base that takes adapters")
-    ] = None,
     batch_size: BatchSize = 64,
     max_new_tokens: NewTokens = 16,
     max_length: Length = None,
@@ -51,7 +48,7 @@ def score(
         base=base, experts=experts, mixtures=mixtures, items=items, data=data, spec=merge, execution=execution,
         batch_size=batch_size, max_new_tokens=max_new_tokens, max_length=max_length, split=split,
     )  # fmt: skip
-    return score_merged(ctx, job, server)
+    return score_merged(ctx, job)
 
 
 @step("dmo.score_trained", version="1")
@@ -63,9 +60,7 @@ def score_trained(
     mixtures: Mixtures,
     items: Items = None,
     data: Data = None,
-    execution: Annotated[
-        Literal["auto", "batched_lora", "resident", "stream", "checkpoint"], Field(description="as in dmo.score")
-    ] = "auto",
+    execution: Annotated[Execution, Field(description="as in dmo.score")] = "auto",
     batch_size: BatchSize = 64,
     max_new_tokens: NewTokens = 16,
     max_length: Length = None,

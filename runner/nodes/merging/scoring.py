@@ -28,6 +28,14 @@ KEPT_BYTES = 2e9
 """Of encoded batches and picture features that are held for later mixtures."""
 
 
+class UnusableData(Exception):
+    """Items cannot be read at all: no mixture's fault, so the step ends with ``error``."""
+
+    def __init__(self, error: RunnerError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 @dataclass
 class Outcome:
     """Results by mixture, task and item; costs of merges; why mixtures failed."""
@@ -72,6 +80,8 @@ class Evaluator:
                     self._run(ready, group, rows)
             except (Interrupted, BudgetExceeded):
                 raise
+            except UnusableData as error:
+                raise error.error from None
             except (RunnerError, ArithmeticError, torch.OutOfMemoryError) as error:
                 self._give_up(group, error)
         return self.outcome
@@ -179,7 +189,10 @@ class Evaluator:
         key = (task.name, *(task.item_id(row) for row in chunk))
         found: Batch | None = self._encoded.get(key)
         if found is None:
-            found = task.encode(ready.loaded, chunk, lambda item, reason: self._unusable(task, item, reason))
+            try:
+                found = task.encode(ready.loaded, chunk, lambda item, reason: self._unusable(task, item, reason))
+            except RunnerError as error:
+                raise UnusableData(error) from error
             self._encoded.put(key, found)
         return found
 
