@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.data.benchmarks.files import Skipped, listed, mapped, one_file, read_json, read_records
+from runner.data.benchmarks.files import Skipped, is_file, listed, mapped, one_file, read_json, read_records
 from runner.data.benchmarks.found import Raw
 from runner.data.benchmarks.known import MME_COGNITION, MME_PERCEPTION
-from runner.data.benchmarks.records import IDS, first
+from runner.data.benchmarks.records import IDS
 from runner.errors import DataError
 
 Raws = Iterator[Raw]
@@ -18,7 +18,12 @@ Raws = Iterator[Raw]
 def _named(root: Path, name: str, *folders: str) -> str:
     """A picture's path below ``root``: in the first of the folders where it is, else in the first one named."""
     places = [f"{folder}/{name}" if folder else name for folder in folders]
-    return next((place for place in places if (root / place).is_file()), places[0])
+    return next((place for place in places if is_file(root / place)), places[0])
+
+
+def _id(record: dict[str, Any], number: int) -> str:
+    """A record's own id, else its number in the file."""
+    return next((str(record[name]) for name in IDS if record.get(name) is not None), str(number))
 
 
 def gqa(root: Path, split: str, skipped: Skipped) -> Raws:
@@ -37,12 +42,12 @@ def _coco(root: Path, split: str, number: Any) -> str:
 def _open_ended(root: Path, split: str, questions: str, answers: str) -> Raws:
     """VQA's pair of files: questions, and annotations by ``question_id``."""
     asked, noted = one_file(root, questions), one_file(root, answers)
-    held = {entry.get("question_id"): entry for entry in listed(read_json(noted), noted, "annotations")}
+    held = {str(entry.get("question_id")): entry for entry in listed(read_json(noted), noted, "annotations")}
     for record in listed(read_json(asked), asked, "questions"):
-        number = record.get("question_id")
+        number = str(record.get("question_id"))
         image = record.get("image_id")
         uris = [_coco(root, split, image)] if str(image).isdecimal() and len(str(image)) < 13 else []
-        yield Raw(str(number), {**held.get(number, {}), **record}, uris, str(image))
+        yield Raw(number, {**held.get(number, {}), **record}, uris, str(image))
 
 
 def vqav2(root: Path, split: str, skipped: Skipped) -> Raws:
@@ -68,27 +73,27 @@ def vizwiz(root: Path, split: str, skipped: Skipped) -> Raws:
 def textvqa(root: Path, split: str, skipped: Skipped) -> Raws:
     """``TextVQA_0.5.1_<split>.json``, ``train_images/<image_id>.jpg`` (also of val)."""
     path = one_file(root, f"TextVQA_*_{split}.json")
-    for record in listed(read_json(path), path, "data"):
+    for number, record in enumerate(listed(read_json(path), path, "data")):
         image = str(record.get("image_id"))
         uri = _named(root, f"{image}.jpg", "train_images", "images/train_images", "images")
-        yield Raw(str(first(record, *IDS)), record, [uri], image)
+        yield Raw(_id(record, number), record, [uri], image)
 
 
 def docvqa(root: Path, split: str, skipped: Skipped) -> Raws:
     """``<split>_v1.0*.json``, pictures by their ``image`` path."""
     path = one_file(root, f"{split}_v1.0_withQT.json", f"{split}_v1.0.json", f"{split}/{split}_v1.0.json")
-    for record in listed(read_json(path), path, "data"):
+    for number, record in enumerate(listed(read_json(path), path, "data")):
         name = str(record.get("image"))
-        yield Raw(str(first(record, *IDS)), record, [_named(root, name, "", split, "images")], name)
+        yield Raw(_id(record, number), record, [_named(root, name, "", split, "images")], name)
 
 
 def infographicvqa(root: Path, split: str, skipped: Skipped) -> Raws:
     """``infographicsVQA_<split>_v1.0*.json``, pictures by ``image_local_name``."""
     path = one_file(root, f"infographicsVQA_{split}_v1.0*.json", f"infographicVQA_{split}_v1.0*.json")
-    for record in listed(read_json(path), path, "data"):
+    for number, record in enumerate(listed(read_json(path), path, "data")):
         name = str(record.get("image_local_name"))
         uri = _named(root, name, "infographicsvqa_images", "infographicVQA_images", "images", "")
-        yield Raw(str(first(record, *IDS)), record, [uri], name)
+        yield Raw(_id(record, number), record, [uri], name)
 
 
 def chartqa(root: Path, split: str, skipped: Skipped) -> Raws:

@@ -95,14 +95,17 @@ def conversations(
 
 def check_ids(what: str, names: Sequence[str]) -> None:
     """Raise ``DataError`` where a name stands twice or is no name: one line of 1 to 500 characters."""
-    odd = [
-        name for name in names if not (isinstance(name, str) and name.isprintable() and 0 < len(name.strip()) <= 500)
-    ]
+    odd = [name for name in names if not is_id(name)]
     if odd:
         raise DataError(f"{some(odd)} cannot name the {what}: one printable line of 1 to 500 characters")
     if len(set(names)) < len(names):
         twice = [name for name, count in Counter(names).items() if count > 1]
         raise DataError(f"{len(twice)} {what} ids stand more than once: {some(twice)}")
+
+
+def is_id(name: object) -> bool:
+    """Whether this can name something: one printable line of 1 to 500 characters."""
+    return isinstance(name, str) and name.isprintable() and 0 < len(name.strip()) <= 500
 
 
 def check_places(rows: Sequence[Row], corpus: Sequence[Mapping[str, Any]], where: Any) -> None:

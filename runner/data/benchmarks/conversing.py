@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,7 +11,7 @@ from runner.artifacts import Conversations
 from runner.context import StepContext
 from runner.data.benchmarks.building import IMAGE, conversations, is_text, turns_problem
 from runner.data.benchmarks.files import Skipped, mapped, read_json, read_records
-from runner.data.benchmarks.loading import picture_problem
+from runner.data.benchmarks.loading import has_pictures
 from runner.data.benchmarks.specs import (
     AnyConversations,
     InternVlConversations,
@@ -61,7 +61,8 @@ def load(ctx: StepContext, spec: AnyConversations, name: str, limit: int | None,
         row for domain in domains for row in _drawn([r for r in rows if r["domain"] == domain], most, spec.eval, seed)
     ]
     found = len(rows)
-    kept = [row for row in drawn if _has_pictures(row, roots, names, skipped)]
+    places = {names[root]: root for root in roots}
+    kept = [row for row in drawn if not row["uris"] or has_pictures(row, places[row["source_id"]], skipped)]
     for line in skipped.lines():
         ctx.failed(name, line)
     if not kept:
@@ -91,16 +92,6 @@ def _drawn(rows: list[Record], limit: int | None, held_out: int, seed: int) -> l
         if row["record_id"] in out | chosen
     ]
     return rest + given
-
-
-def _has_pictures(row: Record, roots: Iterable[Path], names: Mapping[Path, str], skipped: Skipped) -> bool:
-    root = next((root for root in roots if names[root] == row["source_id"]), None)
-    for uri in row["uris"]:
-        reason = picture_problem(root, uri) if root is not None else None
-        if reason:
-            skipped.add(reason, uri)
-            return False
-    return True
 
 
 # --- the files of each kind ------------------------------------------------------------------------------------------

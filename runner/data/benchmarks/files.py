@@ -115,3 +115,11 @@ def one_file(root: Path, *patterns: str) -> Path:
     raise DataError(
         f"{root} has no file {' or '.join(patterns)}", hint="Unpack the benchmark there, or name another `split:`."
     )
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from runner.data.benchmarks.building import is_id, is_text
 from runner.data.benchmarks.files import Skipped
 
 Item = dict[str, Any]
@@ -44,8 +45,20 @@ def read_items(raws: Iterable[Raw], read: Callable[[dict[str, Any]], Item], skip
             what = str(error.args[0] if error.args else error)
             skipped.add(f"malformed ({' '.join(what.split())[:100]})", raw.item_id)
             continue
+        item |= {"item_id": raw.item_id, "uris": raw.uris, "pair_id": raw.group}
+        if not all(map(is_text, _texts_of(item))):
+            skipped.add("text that is not Unicode", raw.item_id.encode(errors="replace").decode())
+            continue
+        if not is_id(raw.item_id):
+            skipped.add("the id is not one printable line of 1 to 500 characters", raw.item_id)
+            continue
         if raw.item_id in seen:
             skipped.add("the id stands twice", raw.item_id)
             continue
         seen.add(raw.item_id)
-        yield {**item, "item_id": raw.item_id, "uris": raw.uris, "pair_id": raw.group}
+        yield item
+
+
+def _texts_of(item: Item) -> Iterator[str]:
+    for value in item.values():
+        yield from (v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str))

@@ -13,7 +13,7 @@ from runner.context import StepContext
 from runner.data.benchmarks import manifest
 from runner.data.benchmarks.archives import ARCHIVES, SPLITS
 from runner.data.benchmarks.building import climbs, vqa_items
-from runner.data.benchmarks.files import Skipped
+from runner.data.benchmarks.files import Skipped, is_file
 from runner.data.benchmarks.found import Found, Item, read_items
 from runner.data.benchmarks.known import KNOWN, WHOLE_PAIRS
 from runner.data.benchmarks.parquet import Tables, linked, parquet_files
@@ -81,7 +81,7 @@ def _from_files(spec: Benchmark, name: str, root: Path, split: str) -> Found:
     total = len(items) + sum(skipped.counts.values())
     if spec.pictures and not own:
         items = [_moved(item, place) for item in items]
-    kept = [item for item in items if _has_pictures(item, place, skipped)]
+    kept = [item for item in items if has_pictures(item, place, skipped)]
     return Found(kept, [{"folder": str(place), "name": name}], total, skipped=skipped)
 
 
@@ -93,10 +93,11 @@ def _moved(item: Item, place: Path) -> Item:
 def _shortest(uri: str, place: Path) -> str:
     parts = uri.split("/")
     tails = ("/".join(parts[i:]) for i in range(len(parts)))
-    return next((tail for tail in tails if not climbs(tail) and (place / tail).is_file()), uri)
+    return next((tail for tail in tails if not climbs(tail) and is_file(place / tail)), uri)
 
 
-def _has_pictures(item: Item, place: Path, skipped: Skipped) -> bool:
+def has_pictures(item: Item, place: Path, skipped: Skipped) -> bool:
+    """Whether every picture can be used; the first one that cannot goes to ``skipped``."""
     for uri in item["uris"]:
         reason = picture_problem(place, uri)
         if reason:

@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.data.benchmarks.files import Skipped, read_records
 from runner.data.benchmarks.found import Item, Raw
-from runner.data.benchmarks.records import first, letter, text, texts
+from runner.data.benchmarks.records import first, letter, places, text, texts
 
 FIELDS = {"id", "question", "answer", "answers", "choices", "image", "images", "category", "pair", "extra"}
 
@@ -37,6 +37,8 @@ def item(record: Mapping[str, Any]) -> Item:
     category, extra = record.get("category"), record.get("extra") or {}
     if not isinstance(extra, dict):
         raise ValueError("extra is an object")
+    if "precision" in extra:
+        extra = {**extra, "precision": places(extra["precision"])}
     return {
         "question": text(record["question"]), "choices": choices, "category": None if category is None else text(category), "extra": extra,
         "answers": answers if choices is None else [letter(answer, choices) for answer in answers],

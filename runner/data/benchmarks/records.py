@@ -44,6 +44,15 @@ def texts(value: Any) -> list[str]:
     return answers
 
 
+def places(value: Any) -> int | None:
+    """Decimal places, 0 to 12. Raises ``ValueError`` for anything else that is not None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value not in range(13):
+        raise ValueError(f"{str(value)[:80]!r} is no number of decimal places")
+    return int(value)
+
+
 def literal(value: Any) -> list[str]:
     """A list, or a Python list written as text (MMMU)."""
     if isinstance(value, str) and value.strip().startswith("["):
@@ -133,7 +142,11 @@ def mmmu(record: Record) -> Item:
 def mathvista(record: Record) -> Item:
     """MathVista; category: its task. Answers of multiple choice are given as texts."""
     meta, choices = record.get("metadata") or {}, [*(record.get("choices") or [])]
-    about = {"answer_type": record.get("answer_type"), "precision": record.get("precision"), "context": None}
+    about: dict[str, Any] = {
+        "answer_type": record.get("answer_type"),
+        "precision": places(record.get("precision")),
+        "context": None,
+    }
     if record.get("unit"):
         about["context"] = f"the answer is in {record['unit']}"
     if choices:

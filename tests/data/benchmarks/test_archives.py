@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +82,7 @@ def test_scorers_get_what_they_need(tmp_path: Path) -> None:
         [json.loads(row["extra"] or "{}") for row in loaded(tmp_path, tmp_path / kind, kind=kind)[0].items.to_pylist()]
         for kind in ("mathvista", "ocrbench", "scienceqa")
     )
-    assert maths[0] == {"answer_type": "float", "precision": 1.0, "context": "the answer is in m"}
+    assert maths[0] == {"answer_type": "float", "precision": 1, "context": "the answer is in m"}
     assert letters == [{}, {"spaces": False}] and science[0] == {"context": "Look."}
 
 
@@ -155,6 +157,26 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
         loaded(tmp_path, tmp_path / "data", kind="mmmu")
 
 
+@pytest.mark.parametrize(
+    "kind", ["gqa", "vqav2", "textvqa", "docvqa", "infographicvqa", "chartqa", "ocrbench", "mathvista", "pope"]
+)
+def test_records_of_rubbish_are_left_out(kind: str, tmp_path: Path) -> None:
+    """Every field of a good record in turn becomes something else: an item fewer, or none, but never a crash."""
+    root = tmp_path / "data"
+    MADE[kind](root)
+    for path in [*root.glob("*.json"), *root.glob("*/*.json")]:
+        text = path.read_text()
+        for rubbish in ("null", "[[]]", '{"a": 1}', '"' + "x" * 5000 + '"', '"a\\u0000b"', "-1e999", '"\\ud800"'):
+            for key in sorted({*re.findall(r'"(\w+)":', text)} - {"data", "questions", "annotations"}):
+                path.write_text(
+                    re.sub(rf'"{key}": (?:"[^"]*"|[\d.]+)', lambda m, key=key, new=rubbish: f'"{key}": {new}', text)
+                )
+                with contextlib.suppress(DataError):
+                    items, _ = loaded(tmp_path, root, kind=kind)
+                    [score(items.benchmarks[0]["metric"], "1", row) for row in items.items.to_pylist()]
+        path.write_text(text)
+
+
 def test_not_utf8_is_no_json(tmp_path: Path) -> None:
     put(tmp_path, "a.json", b"\xff\xfe[")
     with pytest.raises(DataError, match="no JSON in UTF-8"):
@@ -188,6 +210,15 @@ def test_a_manifest_of_ones_own(tmp_path: Path) -> None:
     assert "unknown field 'colour'" in said and "none of the options" in said and "mine.jsonl, line 6" in said
     assert items.benchmarks[0]["n_total"] == 6 and items.benchmarks[0]["known"] is None
     check_pictures(items)
+
+
+def test_half_a_surrogate_pair_costs_one_question(tmp_path: Path) -> None:
+    lines = [{"id": "a", "question": "broken \ud800", "answer": "x"}, {"id": "b\udc00", "question": "x", "answer": "x"}]
+    lines += [{"id": "c", "question": "What?", "answer": "x"}, {"id": "d\ne", "question": "What?", "answer": "x"}]
+    put(tmp_path, "mine.jsonl", "\n".join(json.dumps(line) for line in lines))
+    items, ctx = loaded(tmp_path, tmp_path / "mine.jsonl", kind="manifest", metric="exact_match")
+    assert items.items["item_id"].to_pylist() == ["c"]
+    assert "2 left out, text that is not Unicode" in ctx.failures[0][1] and "printable" in ctx.failures[1][1]
 
 
 def test_a_manifest_needs_a_metric() -> None:
