@@ -27,6 +27,8 @@ FISHER = ("param_second", "param_mix")
 
 CHUNK = 1 << 22
 """Elements of the float32 copies made at a time."""
+CACHED = 1 << 16
+"""The same on a CPU, where copies that stay in its cache cost little."""
 UNDEFINED = 0.5
 """The cosine with a zero vector, as the reference counts it."""
 
@@ -79,7 +81,7 @@ def angular_triangle(states: Tensor, mask: Tensor | None = None) -> Tensor:
 def _by_token(distance: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
     """``distance`` of rows, chunk by chunk: no [T, T] and no full float32 copy is made."""
     width = x.shape[-1]
-    rows = max(1, CHUNK // width)
+    rows = max(1, min(CHUNK, CACHED if x.device.type == "cpu" else CHUNK) // width)
     pairs = zip(*(torch.split(v.reshape(-1, width), rows) for v in (x, y)), strict=True)
     found = torch.cat([distance(a, b) for a, b in pairs]).view(x.shape[:-1])
     return found if mask is None else found.where(mask, found.new_zeros(()))
@@ -90,13 +92,13 @@ def _units(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     x, y = exact(x), exact(y)
     sizes = [torch.linalg.vector_norm(v, dim=-1, keepdim=True) for v in (x, y)]
     void = (sizes[0] == 0) | (sizes[1] == 0)
-    u, v = (vector / size.where(size != 0, 1) for vector, size in zip((x, y), sizes, strict=True))
+    u, v = (vector / size.masked_fill(size == 0, 1) for vector, size in zip((x, y), sizes, strict=True))
     return u, v, void.squeeze(-1)
 
 
 def _half_squared_distance(x: Tensor, y: Tensor) -> Tensor:
     u, v, void = _units(x, y)
-    return (u - v).square().sum(-1).div(2).masked_fill(void, 1 - UNDEFINED)
+    return u.sub_(v).square_().sum(-1).div_(2).masked_fill(void, 1 - UNDEFINED)
 
 
 def _angle(x: Tensor, y: Tensor) -> Tensor:
