@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ from PIL import Image
 
 from runner.artifacts import Conversations, Experts, Mixtures, VqaItems
 from runner.models.lvlm.loading import Lvlm
+from runner.nodes.merging.adapter_files import LoraAdapter, write_adapter
+from runner.nodes.merging.checkpoints import Checkpoint
 from tests.chat.tiny_vlm import make_tiny_vlm
 
 DOMAINS = ["chart", "ocr", "general"]
@@ -25,20 +26,18 @@ def base_and_experts(folder: Path, layout: str = "llava", *, projector: bool = T
 
 
 def seeing_expert(base: Path, folder: Path, seed: int, *, projector: bool = False) -> Path:
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForImageTextToText
-
-    torch.manual_seed(seed)
-    network = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
-    config = LoraConfig(
-        r=2 + seed, lora_alpha=4, target_modules=r".*language_model.*\.(q_proj|v_proj|down_proj)",
-        modules_to_save=["multi_modal_projector"] if projector else None,
-    )  # fmt: skip
-    adapted = get_peft_model(network, config)
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name or ".modules_to_save." in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    adapted.save_pretrained(folder)
+    """An adapter named as peft names it in today's transformers, which is not how the checkpoint on disk is named."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {name: entry.shape for name, entry in Checkpoint(base).entries.items()}
+    rank, factors, full = 2 + seed, {}, {}
+    for name, shape in shapes.items():
+        module = "model." + name.replace("language_model.model.", "language_model.").removesuffix(".weight")
+        if "language_model" in name and module.endswith(("q_proj", "v_proj", "down_proj")):
+            a, b = torch.randn(rank, shape[1], generator=generator), torch.randn(shape[0], rank, generator=generator)
+            factors[module] = (0.3 * a, 0.3 * b)
+        elif projector and name.startswith("multi_modal_projector"):
+            full[f"model.{name}"] = 0.3 * torch.randn(shape, generator=generator)
+    write_adapter(LoraAdapter(factors, dict.fromkeys(factors, 4 / rank), full), folder, "base")
     return folder
 
 
@@ -90,8 +89,3 @@ def experts_of(ctx: Any, base: Path, paths: dict[str, Path]) -> Experts:
     from runner.nodes.merging.merge_steps import experts
 
     return experts(ctx, base=handle(base), paths={name: str(path) for name, path in paths.items()})
-
-
-def adapter_settings(folder: Path, **changes: Any) -> None:
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
