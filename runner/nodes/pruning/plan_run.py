@@ -67,6 +67,11 @@ def simulate(model: VisionLanguageModel, stages: Sequence[Stage], label: str, se
 
 def refuse_impossible(model: VisionLanguageModel, stages: Sequence[Stage], format: str, seed: int) -> None:
     """Refuse before weights are read: numbers that do not fit the model, and ``uniform`` where layers will differ for certain."""
+    if format == "masked" and (model.folder / pruned.MANIFEST).is_file():
+        raise ModelRefused(
+            f"format masked: {model.name} is cut already ({pruned.MANIFEST}), so its shapes are not those of a stock model",
+            hint="Write `format: manifest`, or cut the original in one go.",
+        )
     cut = simulate(model, stages, "planned", seed)
     ranked = any(isinstance(stage, WidthStage) and stage.scope == "global" for stage in stages)
     if format == "uniform" and not ranked:

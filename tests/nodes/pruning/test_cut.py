@@ -197,3 +197,14 @@ def test_scores_of_another_model_are_refused(model: Lvlm, tmp_path: Path) -> Non
     scores.model["identity"] = "other"
     with pytest.raises(DataError, match="of another model"):
         run(tmp_path, model, {"kind": "layer", "n_layers": 1}, scores=scores)
+
+
+def test_a_cut_model_is_cut_again_but_not_masked(model: Lvlm, tmp_path: Path) -> None:
+    part = {"kind": "width", "criterion": "l1", "mlp": {"ratio": 0.5, "layers": [0, 1]}}
+    first = run(tmp_path / "a", model, part)
+    second = Lvlm(first.checkpoint, dtype="float32")
+    made = run(tmp_path / "b", second, {"kind": "layer", "criterion": "last", "n_layers": 1})
+    assert [len(n) for n in made.plan["neurons"]] == [MLP // 2, MLP, MLP]
+    assert read(made.checkpoint, dtype="float32").network.model.layers[0].mlp.down_proj.in_features == MLP // 2
+    with pytest.raises(ModelRefused, match="cut already"):
+        run(tmp_path / "c", second, part, format="masked")
