@@ -20,9 +20,10 @@ from runner.nodes.finetuning.examples import Kept, Live, Row, bytes_a_picture, c
 from runner.nodes.finetuning.learner import Learner, prepare
 from runner.nodes.finetuning.specs import Recipe, weights_problem
 from runner.nodes.finetuning.teaching import Outputs, Sight, Teacher, bytes_of_outputs, make_teacher, same_sight
-from runner.nodes.finetuning.trainer import STATE, Course, Trainer, TrainLog
+from runner.nodes.finetuning.trainer import STATE, Course, Trainer, TrainLog, enough_memory
 
 GIB = 1 << 30
+FEWER = "Take optim.precision: bf16, a smaller model, or a device with more memory."
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,12 @@ def run(ctx: StepContext, job: Job) -> Trained:
     """Train, or go on with a training that was stopped."""
     check(job.data, job.recipe, job.shares, job.teacher)
     job.state.mkdir(parents=True, exist_ok=True)
-    loaded = load(job.model, job.recipe)
-    feed = feed_for(ctx, job, loaded, job.examples or job.state / "examples")
+    with enough_memory("loading the model and reading pictures", FEWER):
+        loaded = load(job.model, job.recipe)
+        feed = feed_for(ctx, job, loaded, job.examples or job.state / "examples")
     course = course_of(feed, job.recipe, job.seed, job.shares)
-    guide = None if job.teacher is None else guided(ctx, job, job.teacher, loaded, feed, course)
+    with enough_memory("running the teacher", FEWER):
+        guide = None if job.teacher is None else guided(ctx, job, job.teacher, loaded, feed, course)
     learner = prepare(loaded, job.recipe, job.model.decoder, seed=job.seed)
     layers = guide.pairing.student if guide is not None else ()
     trainer = Trainer(

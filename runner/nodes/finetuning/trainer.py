@@ -78,7 +78,8 @@ class Trainer:
         """Train to the end. ``on_step()`` may raise to stop: the state is saved first."""
         self.learner.training()
         saved, cost = time.monotonic(), 0.0
-        with torch.random.fork_rng(devices=_generators(self.learner.loaded.device)), _said(self.recipe.optim):
+        training = enough_memory("training (forward and backward)", _lower(self.recipe.optim))
+        with torch.random.fork_rng(devices=_generators(self.learner.loaded.device)), training:
             for parts in self._ahead():
                 started = time.monotonic()
                 self._step(parts, started)
@@ -216,16 +217,19 @@ def _not_finite(what: str, step: int, record_ids: Sequence[str]) -> StepError:
 
 
 @contextmanager
-def _said(optim: Optim) -> Iterator[None]:
-    """Turn running out of memory into advice."""
+def enough_memory(stage: str, advice: str) -> Iterator[None]:
+    """Turn running out of memory into the stage and what to lower."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
             raise
         gc.collect()
-        raise StepError(
-            "out of memory while training (forward and backward)",
-            hint=f"Raise optim.accumulation (now {optim.accumulation}; at most batch_size, {optim.batch_size}), set "
-            f"optim.checkpointing: true, or lower optim.max_length (now {optim.max_length}).",
-        ) from error
+        raise StepError(f"out of memory while {stage}", hint=advice) from error
+
+
+def _lower(optim: Optim) -> str:
+    return (
+        f"Raise optim.accumulation (now {optim.accumulation}; at most batch_size, {optim.batch_size}), set "
+        f"optim.checkpointing: true, or lower optim.max_length (now {optim.max_length})."
+    )

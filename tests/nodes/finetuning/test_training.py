@@ -25,7 +25,7 @@ FAST = Optim(lr=3e-3, steps=6, batch_size=4, precision="fp32", warmup_ratio=0.0)
 
 
 def tuned(folder: Path, model: Lvlm, data: Conversations, **given: Any) -> FinetunedLvlm:
-    settings = {"train": "lora", "label": "x", "optim": FAST, "lora": Lora(r=2, alpha=4)} | given
+    settings: dict[str, Any] = {"train": "lora", "label": "x", "optim": FAST, "lora": Lora(r=2, alpha=4)} | given
     return finetune(local_context(folder), model=model, data=data, **settings)
 
 
@@ -240,6 +240,18 @@ def test_what_cannot_be_trained_is_refused(tiny: Lvlm, squares: Conversations, t
         tuned(tmp_path, tiny, squares, loss=Loss.model_validate({"ce": 0.5, "hidden": {"weight": 0.5}}))
     with pytest.raises(StepError, match="no weight of the loss"):
         tuned(tmp_path, tiny, squares, teacher=tiny)
+
+
+def test_running_out_of_memory_says_where_and_what_to_lower(
+    tiny: Lvlm, squares: Conversations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(Objective, "__call__", full)
+    with pytest.raises(StepError, match="out of memory while training") as caught:
+        tuned(tmp_path, tiny, squares)
+    assert "Raise optim.accumulation (now 1; at most batch_size, 4)" in str(caught.value)
 
 
 @pytest.mark.parametrize(
