@@ -16,7 +16,6 @@ from runner.steps import step
 if TYPE_CHECKING:
     from pathlib import Path
 
-Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
 Weight = Annotated[float, Field(allow_inf_nan=False)]
 
 

@@ -141,7 +141,6 @@ def _scores(
 def _item_table(tasks: Sequence[Task], mixtures: Sequence[Mixture], outcome: Outcome) -> pa.Table:
     import pyarrow as pa
 
-    text = [pa.field(name, pa.string()) for name in ("mixture_id", "task", "item_id", "group")]
-    return pa.Table.from_pylist(
-        item_rows(tasks, mixtures, outcome), pa.schema([*text, pa.field("value", pa.float64())])
-    )
+    kinds: dict[str, pa.DataType] = {name: pa.string() for name in ("mixture_id", "task", "item_id", "group")}
+    kinds["value"] = pa.float64()
+    return pa.Table.from_pylist(item_rows(tasks, mixtures, outcome), pa.schema(kinds))
