@@ -2097,6 +2097,18 @@ CREATE TABLE dmo_geometry (
   cosine DOUBLE  -- of the two differences; NULL where one is zero
 );
 
+-- Models trained on mixtures, seen along the axes of the experts.
+CREATE TABLE dmo_projection (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  mixture_id VARCHAR NOT NULL,  -- mixture it was trained on
+  domain VARCHAR NOT NULL,  -- expert
+  coefficient DOUBLE,  -- least squares on the experts' differences to the base
+  weight DOUBLE NOT NULL,  -- share of the domain in the mixture: the linear merge's coefficient
+  residual DOUBLE  -- share of the squared norm outside their span, 0..1; NULL where the model equals the base
+);
+
 -- Mixtures of domains.
 CREATE TABLE dmo_mixture (
   run_id VARCHAR NOT NULL,  -- run
@@ -2137,7 +2149,7 @@ CREATE TABLE dmo_score (
   value DOUBLE,  -- score; NULL where it failed
   n BIGINT NOT NULL,  -- items
   seconds DOUBLE,  -- wall time
-  status VARCHAR NOT NULL  -- done or failed
+  status VARCHAR NOT NULL  -- done, failed, or partial: a search gave it up after n items
 );
 
 -- Mixtures by the objective.
@@ -2185,7 +2197,7 @@ CREATE TABLE dmo_surrogate (
   step VARCHAR NOT NULL,  -- step
   round INTEGER NOT NULL,  -- from 0
   task VARCHAR NOT NULL,  -- task, or objective
-  model VARCHAR NOT NULL,  -- scheffe2, gp, regmix, mixing_law, cmaes, halving, local, doremi
+  model VARCHAR NOT NULL,  -- scheffe2, gp, regmix, mixing_law, exhaustive, cmaes, halving, local, doremi
   coefficients DOUBLE[],  -- of the fit; NULL where it has none
   loo_r2 DOUBLE,  -- leave-one-out R squared
   argmax DOUBLE[],  -- mixture it proposes

@@ -192,9 +192,26 @@ class MixtureScores(Artifact):
 
 
 @dataclass(frozen=True)
+class TrainedScores(MixtureScores):
+    """Scores of really trained models; ``projections``: how they lie to the experts, empty where no experts were given."""
+
+    projections: Annotated[Table, Rows("dmo_projection")]
+
+
+@dataclass(frozen=True)
+class MixtureSearch(MixtureScores):
+    """Scores of the mixtures that a search tried, with its rounds. ``found``: ``{"strategy", "mixture_id", "weights", "value", "rounds",
+    "evaluated"}``; ``value``: of the objective over all items."""
+
+    surrogates: Annotated[Table, Rows("dmo_surrogate")]
+    found: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class MixtureRanking(Artifact):
     """Which mixture to train on and how far that can be trusted. ``chosen``: ``{"mixture_id", "weights", "value"}``;
-    ``indistinguishable``: ids of those whose paired interval against the best holds 0."""
+    ``indistinguishable``: ids of those whose paired interval against the best holds 0. ``costs``: what the ranking took beside what
+    training on every mixture would take; see ``runner.nodes.merging.costs``."""
 
     domains: list[str]
     chosen: dict[str, Any]
@@ -202,3 +219,4 @@ class MixtureRanking(Artifact):
     objectives: Annotated[Table, Rows("dmo_objective")]
     validity: Annotated[Table, Rows("dmo_validity")]
     surrogates: Annotated[Table, Rows("dmo_surrogate")]
+    costs: dict[str, Any] = field(default_factory=dict)
