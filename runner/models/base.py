@@ -122,6 +122,29 @@ class ChatModel(ModelHandle, ABC):
         """
         raise ModelRefused(f"{self.name} reads text only", hint="name a model that takes pictures")
 
+    def with_adapter(self, name: str, sha256: str) -> ChatModel:
+        """This model with the LoRA adapter that its server knows as ``name``. ``sha256``, of its content, enters the keys of cached
+        replies; the name does not. Raises ``ModelRefused`` where nothing can be asked by the name of an adapter."""
+        raise self._no_adapters()
+
+    async def served_models(self) -> list[str]:
+        """Names that the server answers to, adapters among them."""
+        raise self._no_adapters()
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Have the server read an adapter from ``folder`` (which it must see). Raises ``EndpointError`` of scope ``run``."""
+        raise self._no_adapters()
+
+    async def unload_adapter(self, name: str) -> None:
+        """Have the server forget an adapter. Raises ``EndpointError`` of scope ``run``."""
+        raise self._no_adapters()
+
+    def _no_adapters(self) -> ModelRefused:
+        return ModelRefused(
+            f"{self.name} serves no adapters by name",
+            hint="name a model of the provider openai at a vLLM server with --enable-lora",
+        )
+
 
 # --- vision ----------------------------------------------------------------------------------------------------------
 

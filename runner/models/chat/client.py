@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from runner.context import StepContext
@@ -24,7 +25,7 @@ from runner.models.chat.keys import draw_seed, reply_key
 from runner.models.chat.parse import InvalidReply, check_schema, parse_reply
 from runner.models.chat.prices import Price
 from runner.models.chat.sender import Patience, Sender
-from runner.models.chat.wire import Backend, Payload, RawReply
+from runner.models.chat.wire import AdapterBackend, Backend, Payload, RawReply
 
 LENGTHEN = 2  # a reply cut off at the token limit is asked for once more with this many times the limit
 _QUOTED = 600
@@ -75,9 +76,9 @@ class Client(ChatModel):
 
     def __init__(self, backend: Backend, cache: ReplyCache, settings: ClientSettings) -> None:
         self.name = settings.model
-        self.settings = settings
         self._cache = cache
         endpoint = settings.endpoint or hashlib.sha256(repr(id(backend)).encode()).hexdigest()
+        self.settings = replace(settings, endpoint=endpoint)
         self._sender = Sender(backend, gate_for(endpoint, settings.concurrency), settings.patience)
         self._in_flight = PerLoop(InFlight)
         self._identity: dict[str, Any] | None = None
@@ -109,6 +110,30 @@ class Client(ChatModel):
             raise probing.text_only(self.name)
         await probing.accepts(self, count, ctx)
         return ImageSupport(count, await probing.keeps_order(self, ctx) if interleaving else None)
+
+    def with_adapter(self, name: str, sha256: str) -> Client:
+        """See ``ChatModel.with_adapter``; cache, connections and rate limit are shared."""
+        own = self.settings.identity
+        settings = replace(self.settings, model=name, identity=lambda: own() | {"adapter": sha256})
+        return Client(self._adapters().named(name), self._cache, settings)
+
+    async def served_models(self) -> list[str]:
+        """See ``ChatModel.served_models``."""
+        return await self._adapters().models()
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """See ``ChatModel.load_adapter``; by the endpoint of vLLM."""
+        await self._adapters().administer("/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+
+    async def unload_adapter(self, name: str) -> None:
+        """See ``ChatModel.unload_adapter``; by the endpoint of vLLM."""
+        await self._adapters().administer("/unload_lora_adapter", {"lora_name": name})
+
+    def _adapters(self) -> AdapterBackend:
+        backend = self._sender.backend
+        if not isinstance(backend, AdapterBackend):
+            raise self._no_adapters()
+        return backend
 
     def close(self) -> None:
         """Close the backend and the cache file."""

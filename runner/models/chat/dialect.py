@@ -7,6 +7,7 @@ that names such a field changes how the next body is written; the request is the
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from dataclasses import replace
@@ -31,6 +32,12 @@ class Dialect:
         self._limit_field = "max_tokens"
         self._dropped: set[str] = set()
         self._refused_schemas: set[str] = set()
+
+    def named(self, model: str) -> Dialect:
+        """For another model of the same server; refusals learnt by one count for both."""
+        other = copy.copy(self)
+        other._model = model
+        return other
 
     def body(self, payload: Payload) -> dict[str, Any]:
         """The JSON body that asks for ``payload``."""

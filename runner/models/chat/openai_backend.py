@@ -6,6 +6,8 @@ The body of every answer is bounded, never decompressed, and judged by ``outcome
 from __future__ import annotations
 
 import asyncio
+import copy
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -42,12 +44,35 @@ class OpenAIBackend:
         """One request. Raises ``SendFailed``; with ``at_once`` when the server's dialect was just learnt."""
         body = self._dialect.body(payload)
         try:
-            return reply_of_body(await self._post(body))
+            return reply_of_body(await self._exchange("/chat/completions", body))
         except SendFailed as failure:
             failure = self._redacted(failure)
             if self._dialect.learn(failure, payload, body):
                 failure.at_once, failure.scope = True, "retry"
             raise failure from None
+
+    def named(self, model: str) -> OpenAIBackend:
+        """The same server, asked for ``model``, over the same connections."""
+        other = copy.copy(self)
+        other._dialect = self._dialect.named(model)
+        return other
+
+    async def models(self) -> list[str]:
+        """Identifiers that the server lists. Raises ``SendFailed``."""
+        try:
+            listed = json.loads(await self._exchange("/models"))["data"]
+            return [str(entry["id"]) for entry in listed]
+        except SendFailed as failure:
+            raise self._redacted(failure) from None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise SendFailed(f"{self._base_url}/models lists no models", scope="run") from error
+
+    async def administer(self, path: str, body: dict[str, Any]) -> None:
+        """POST ``body`` to ``path`` below the base address. Raises ``SendFailed`` unless the status is 200."""
+        try:
+            await self._exchange(path, body)
+        except SendFailed as failure:
+            raise self._redacted(failure) from None
 
     def reads_text_only(self) -> bool:
         """Only the server knows."""
@@ -61,13 +86,15 @@ class OpenAIBackend:
             elif not loop.is_closed():
                 loop.run_until_complete(client.close())
 
-    async def _post(self, body: dict[str, Any]) -> bytes:
-        """The body of a 200."""
+    async def _exchange(self, path: str, body: dict[str, Any] | None = None) -> bytes:
+        """The body of a 200; without a ``body`` the request is a GET."""
         headers: dict[str, str | openai.Omit] = {"Authorization": openai.Omit()} if self._key is None else {}
         try:
-            answer = await self._clients.get().post(
-                "/chat/completions", cast_to=httpx2.Response, body=body, options={"headers": headers}
-            )
+            client = self._clients.get()
+            if body is None:
+                answer = await client.get(path, cast_to=httpx2.Response, options={"headers": headers})
+            else:
+                answer = await client.post(path, cast_to=httpx2.Response, body=body, options={"headers": headers})
         except openai.APIStatusError as error:
             raise failure_of_status(
                 error.status_code, error.response.headers, error.response.content, time.time()

@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from runner.errors import EndpointError, EndpointScope
 from runner.models.base import ImagePart, Message
@@ -99,6 +99,20 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free connections, threads and weights; a later ``send`` may open them again."""
+
+
+@runtime_checkable
+class AdapterBackend(Protocol):
+    """A backend whose server knows adapters by name."""
+
+    def named(self, model: str) -> Backend:
+        """The same server, asked for ``model``, over the same connections."""
+
+    async def models(self) -> list[str]:
+        """What it can be asked for. Raises ``SendFailed``."""
+
+    async def administer(self, path: str, body: dict[str, Any]) -> None:
+        """One request that changes the server. Raises ``SendFailed`` unless it succeeds."""
 
 
 def data_url(image: ImagePart) -> str:
