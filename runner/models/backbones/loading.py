@@ -13,7 +13,7 @@ from torch import nn
 
 from runner.data.geometry import Geometry
 from runner.errors import AssetError, ModelRefused
-from runner.imports import importing
+from runner.imports import building, importing
 from runner.models.backbones.convolutional import KINDS, ConvolutionalBackbone
 from runner.models.backbones.huggingface import LAYOUTS, huggingface_backbone
 from runner.models.backbones.open_clip import OPENAI_MEAN, OPENAI_STD, clip_tower
@@ -310,20 +310,21 @@ def _network(root: Path, kind: str, config: Any, shown: str, seed: int | None) -
     options = {"add_pooling_layer": False} if kind in ("vit", "deit") else {}
     config._attn_implementation = "sdpa"
     if seed is not None:
-        with seeded(seed):
+        with building, seeded(seed):
             return cls(config, **options)
     try:
-        network, report = cls.from_pretrained(
-            str(root),
-            config=config,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            attn_implementation="sdpa",
-            dtype=torch.float32,
-            output_loading_info=True,
-            **options,
-        )
+        with building:
+            network, report = cls.from_pretrained(
+                str(root),
+                config=config,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                attn_implementation="sdpa",
+                dtype=torch.float32,
+                output_loading_info=True,
+                **options,
+            )
     except Exception as error:  # a stranger's folder may fail in any way
         raise ModelRefused(f"{shown}: transformers cannot load it: {_one_line(error)}") from error
     missing = sorted(key for key in report["missing_keys"] if "mask_token" not in key)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import ModelRefused
-from runner.imports import importing
+from runner.imports import building, importing
 from runner.models.chat.batching import Batcher
 from runner.models.chat.transformers_prompts import Prompts, Reader, TextReader, encode_all
 from runner.models.chat.wire import Payload, RawReply, SendFailed, count_images, finite, may_be_blank, says_nothing
@@ -120,9 +120,10 @@ def _read(folder: Path, gguf_file: str | None, dtype: str, *, seeing: bool) -> t
     words, weights = (AutoProcessor, AutoModelForImageTextToText) if seeing else (AutoTokenizer, AutoModelForCausalLM)
     try:
         processor: Any = words.from_pretrained(folder, **source)
-        loaded: Any = weights.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
-        )
+        with building:
+            loaded: Any = weights.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
+            )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelRefused(f"{folder} cannot be loaded: {error}") from error
     model, report = loaded

@@ -11,7 +11,7 @@ import torch
 
 from runner.context import item_key
 from runner.errors import ModelRefused
-from runner.imports import importing
+from runner.imports import building, importing
 from runner.models.base import Classifier
 from runner.models.classifier import preprocess as pre
 from runner.models.classifier.architectures import build, usual_preprocessing
@@ -194,16 +194,17 @@ def _huggingface_network(path: Path) -> torch.nn.Module:
     # Each of these is said, not left to its default: unset, `auto_map` asks at the terminal and an attention setting
     # of the config may name code on a hub.
     try:
-        network, loading = AutoModelForImageClassification.from_pretrained(
-            str(path),
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            attn_implementation="eager",
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # listed in the loading info, and refused below
-            output_loading_info=True,
-        )
+        with building:
+            network, loading = AutoModelForImageClassification.from_pretrained(
+                str(path),
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                attn_implementation="eager",
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # listed in the loading info, and refused below
+                output_loading_info=True,
+            )
     except Exception as error:  # a stranger's folder may fail in any way
         raise ModelRefused(f"{path}: transformers cannot load it: {type(error).__name__}: {error}") from error
     wrong = {kind: sorted(map(str, loading[kind])) for kind in _LOADING_PROBLEMS if loading.get(kind)}

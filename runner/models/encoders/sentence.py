@@ -11,7 +11,7 @@ import torch
 
 from runner.context import item_key
 from runner.errors import ModelRefused
-from runner.imports import importing
+from runner.imports import building, importing
 from runner.models.base import SentenceEncoder
 from runner.models.classifier.sniff import read_json
 from runner.models.classifier.weights import sha256_of
@@ -41,9 +41,10 @@ class MeanPooled(SentenceEncoder):
         safe = {"trust_remote_code": False, "local_files_only": True}
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(str(folder), **safe)
-            model = AutoModel.from_pretrained(
-                str(folder), use_safetensors=True, dtype=torch.float32, attn_implementation="eager", **safe
-            )
+            with building:
+                model = AutoModel.from_pretrained(
+                    str(folder), use_safetensors=True, dtype=torch.float32, attn_implementation="eager", **safe
+                )
         except Exception as error:  # a stranger's folder may fail in any way
             raise ModelRefused(f"{folder}: transformers cannot load it: {type(error).__name__}: {error}") from error
         self._model = model.to(device).eval().requires_grad_(False)

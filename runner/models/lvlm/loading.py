@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import ModelRefused
-from runner.imports import importing
+from runner.imports import building, importing
 from runner.models.base import VisionLanguageModel
 
 if TYPE_CHECKING:
@@ -211,9 +211,10 @@ def _network(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Any:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     kind: Any = AutoModelForImageTextToText if sees(config) else AutoModelForCausalLM
     try:
-        network, report = kind.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **_LOCAL
-        )
+        with building:
+            network, report = kind.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **_LOCAL
+            )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelRefused(f"{folder} cannot be loaded: {error}", hint=_layout_hint(config)) from error
     if report["missing_keys"]:
@@ -252,7 +253,8 @@ def merge_adapter(network: Any, folder: Path) -> Any:
     with importing:
         from peft import PeftModel
     try:
-        adapted = PeftModel.from_pretrained(network, str(folder), is_trainable=False)
+        with building:
+            adapted = PeftModel.from_pretrained(network, str(folder), is_trainable=False)
         return adapted.merge_and_unload(safe_merge=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ModelRefused(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from runner.errors import DataError, ModelRefused
-from runner.imports import importing
+from runner.imports import building, importing
 from runner.models.lvlm.anatomy import anatomy, text_configs
 from runner.models.lvlm.cutting import layer_groups, own_configs, slice_layer
 from runner.models.lvlm.plans import FIELDS, LayerWidths, Plan
@@ -107,9 +107,15 @@ def load(folder: Path, dtype: torch.dtype | str, device: str = "cpu") -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         kind = _resized(stock_class(config), plan, biases, decoder)
-        network, report = kind.from_pretrained(
-            folder, config=config, dtype=wanted, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        with building:
+            network, report = kind.from_pretrained(
+                folder,
+                config=config,
+                dtype=wanted,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, DataError, StrictDataclassError) as error:
         raise ModelRefused(f"{folder}: {MANIFEST} does not fit config and weights: {error}") from error
     bad = [*report["missing_keys"], *report["unexpected_keys"], *(str(k) for k in report["mismatched_keys"])]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import ModelRefused
-from runner.imports import importing
+from runner.imports import building, importing
 
 WIDTHS = ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
 
@@ -27,7 +27,7 @@ def on_meta(config: Any) -> Any:
     """The stock network of a config without memory for its weights."""
     import torch
 
-    with torch.device("meta"):
+    with building, torch.device("meta"):
         return stock_class(config)._from_config(config)
 
 

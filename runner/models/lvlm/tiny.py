@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from runner.errors import ModelRefused
-from runner.imports import importing
+from runner.imports import building, importing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,12 +78,13 @@ def assemble(
     with a LoRA adapter of the whole model; it is merged in float32. Raises ``ModelRefused`` where parts do not fit.
     """
     look = Look(image_size, feature_layer, seed)
-    text, tokenizer = read_language(language)
-    model, processor = compose(text, tokenizer, read_weights(vision), look)
-    if projector is not None:
-        set_projector(model, read_weights(projector))
-    if adapter is not None:
-        model = merged(model, adapter)
+    with building:
+        text, tokenizer = read_language(language)
+        model, processor = compose(text, tokenizer, read_weights(vision), look)
+        if projector is not None:
+            set_projector(model, read_weights(projector))
+        if adapter is not None:
+            model = merged(model, adapter)
     write(model, processor, out, dtype)
     (out / "README.md").write_text(_card(model.config), encoding="utf8")
 

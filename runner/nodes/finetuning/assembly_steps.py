@@ -1,4 +1,4 @@
-"""Step `lvlm.assemble`. Light: imported to validate a spec."""
+"""Steps `lvlm.assemble`, `lvlm.merge`. Light: imported to validate a spec."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from runner.context import StepContext
+from runner.models.base import VisionLanguageModel
 from runner.references import AssetRef, InputPath
 from runner.steps import Artifact, Folder, step
 
@@ -46,6 +47,39 @@ def assemble(
     tiny.assemble(words, eyes, out, image_size=image_size, feature_layer=feature_layer, dtype=dtype, seed=seed)
     told = {"language": words.name, "vision": eyes.name, "image_size": image_size, "feature_layer": feature_layer}
     return AssembledLvlm(out, {**told, "seed": seed})
+
+
+@dataclass(frozen=True)
+class WholeLvlm(Artifact):
+    """A model and its adapter as one checkpoint. ``checkpoint``: the folder, in the layout it was loaded from."""
+
+    checkpoint: Folder
+    summary: dict[str, Any]
+
+
+@step("lvlm.merge", version="1")
+def merge(
+    ctx: StepContext,
+    *,
+    model: VisionLanguageModel,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        Field(description="of the written weights; none = the model's"),
+    ] = None,
+) -> WholeLvlm:
+    """Write a model with its adapter merged into its weights (in float32, then rounded once)."""
+    import torch
+
+    from runner.models.lvlm.pruned import save_like
+
+    dtype = dtype or model.dtype  # type: ignore[assignment]
+    network = model.load(dtype="float32").network.to(getattr(torch, str(dtype)))
+    with torch.no_grad():
+        written = save_like(network, model.folder, ctx.folder("checkpoint"))
+    return WholeLvlm(
+        ctx.folder("checkpoint"),
+        {"model": model.name, "dtype": dtype, "bytes": written.bytes, "sha256": written.sha256},
+    )
 
 
 def _file(path: Any, pattern: str) -> Any:
