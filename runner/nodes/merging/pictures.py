@@ -79,4 +79,6 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _bytes(value: Any) -> int:
-    return sum(part.nbytes for part in _leaves(value) if isinstance(part, Tensor))
+    leaves = list(_leaves(value))
+    held = sum(part.nbytes for part in leaves if isinstance(part, Tensor))
+    return held + sum(len(part) for part in leaves if isinstance(part, bytes))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.artifacts import Conversations, Experts, Mixtures, MixtureScores, VqaItems
 from runner.errors import DataError, RunnerError
-from runner.models.base import VisionLanguageModel
+from runner.models.base import ChatModel, VisionLanguageModel
 from runner.nodes.merging.checkpoints import Checkpoint
 from runner.nodes.merging.describing import expert_paths
 from runner.nodes.merging.experts import open_expert
@@ -41,6 +43,15 @@ class Job:
     max_new_tokens: int = 16
     max_length: int | None = None
     split: str = "eval"
+    server: ChatModel | None = None
+    load: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.execution == "served_lora") != (self.server is not None):
+            raise DataError(
+                "server and execution: served_lora belong together; one of them is missing",
+                hint="give server a model of the provider openai, or leave both out to merge in this process",
+            )
 
     def tasks(self) -> list[Task]:
         """Raises ``DataError`` where there is nothing to score on."""
@@ -55,9 +66,25 @@ def evaluator_of(ctx: StepContext, job: Job, tasks: Sequence[Task], names: Seque
     check_base(folder, job.experts)
     own, paths = Checkpoint(folder), expert_paths(job.experts)
     chosen = list(paths) if names is None else list(names)
+    if job.execution == "served_lora":
+        return _served(ctx, job, tasks, own, {name: paths[name] for name in chosen})
     experts = [open_expert(name, paths[name], own) for name in chosen]
     sessions: Sessions = open_sessions(job.execution, job.base, own, experts, job.spec, ctx.scratch)
     return Evaluator(ctx, sessions, tasks, _about(job, chosen, sessions.execution), job.batch_size)
+
+
+def _served(
+    ctx: StepContext, job: Job, tasks: Sequence[Task], own: Checkpoint, experts: Mapping[str, Path]
+) -> Evaluator:
+    from runner.nodes.merging.served import ServedEvaluator, ServedMerges
+
+    assert job.server is not None
+    # What a server is started with must outlive the step; what it loads by the way need not.
+    folder = (ctx.scratch if job.load else ctx.shared) / "adapters"
+    merges = ServedMerges(
+        job.server, experts, job.spec, folder, load=job.load, tensors=len(own.entries), base_name=job.base.name
+    )
+    return ServedEvaluator(ctx, merges, tasks, _about(job, list(experts), merges.execution), job.batch_size)
 
 
 def _about(job: Job, names: Sequence[str], execution: str) -> dict[str, Any]:
@@ -78,11 +105,15 @@ def score_merged(ctx: StepContext, job: Job) -> MixtureScores:
             hint="both must name the same domains in the same order: give dmo.mixtures the experts as its domains",
         )
     mixtures = [Mixture(row["mixture_id"], tuple(row["weights"])) for row in job.mixtures.mixtures.to_pylist()]
+    if job.spec.ignores_weights and len({mixture.weights for mixture in mixtures}) > 1:
+        ctx.warn(
+            f"{job.spec.method} weighs the experts by itself: all mixtures are the same model, their order says nothing"
+        )
     tasks = job.tasks()
     evaluator = evaluator_of(ctx, job, tasks)
     usable = _usable(ctx, job.spec, names, mixtures, evaluator.outcome)
-    outcome = evaluator.evaluate(usable)
-    evaluator.sessions.close()
+    with closing(evaluator.sessions):
+        outcome = evaluator.evaluate(usable)
     return _scores(job, mixtures, tasks, outcome, "proxy", evaluator.sessions.execution)
 
 
@@ -116,8 +147,8 @@ def score_each(ctx: StepContext, job: Job) -> MixtureScores:
     one_hot = [Mixture(name, tuple(float(other == name) for other in names)) for name in names]
     tasks = job.tasks()
     evaluator = evaluator_of(ctx, job, tasks, names)
-    outcome = evaluator.evaluate(one_hot)
-    evaluator.sessions.close()
+    with closing(evaluator.sessions):
+        outcome = evaluator.evaluate(one_hot)
     return _scores(job, one_hot, tasks, outcome, "true", evaluator.sessions.execution)
 
 

@@ -8,16 +8,23 @@ from pydantic import Field
 
 from runner.artifacts import Conversations, Experts, Mixtures, MixtureScores, VqaItems
 from runner.context import StepContext
-from runner.models.base import VisionLanguageModel
+from runner.models.base import ChatModel, VisionLanguageModel
 from runner.nodes.merging.specs import MergeSpec
 from runner.steps import step
 
-Execution = Literal["auto", "batched_lora", "resident", "stream", "checkpoint"]
+Execution = Literal["auto", "batched_lora", "resident", "stream", "checkpoint", "served_lora"]
 BatchSize = Annotated[int, Field(ge=1, le=65536, description="samples of one forward, over the mixtures that share it")]
 NewTokens = Annotated[int, Field(ge=1, le=4096, description="of a reply")]
 Length = Annotated[int | None, Field(ge=2, description="tokens of a conversation that are kept; none: all")]
 Items = Annotated[VqaItems | None, Field(description="questions: a task is a benchmark")]
 Data = Annotated[Conversations | None, Field(description="a task is the loss on the held-out split of a domain")]
+
+Server = Annotated[
+    ChatModel | None, Field(description="served_lora: a server of the base that takes LoRA adapters, provider openai")
+]
+Load = Annotated[
+    bool, Field(description="served_lora: load and unload adapters at run time; else the server was started with them")
+]
 
 
 @step("dmo.score", version="1")
@@ -31,12 +38,17 @@ def score(
     data: Data = None,
     merge: MergeSpec = MergeSpec(),  # noqa: B008 - frozen
     execution: Annotated[
-        Execution, Field(description="how merges are made at hand; all give the same logits")
+        Execution,
+        Field(
+            description="how merges are made at hand; all give the same logits; served_lora asks a server, questions only"
+        ),
     ] = "auto",
     batch_size: BatchSize = 64,
     max_new_tokens: NewTokens = 16,
     max_length: Length = None,
     split: Literal["train", "eval"] = "eval",
+    server: Server = None,
+    load: Load = True,
 ) -> MixtureScores:
     """Score the merge of the experts for every mixture, as a stand-in for a model trained on it ("Linear Model Merging ...", 2602.04937).
 
@@ -46,7 +58,7 @@ def score(
 
     job = Job(
         base=base, experts=experts, mixtures=mixtures, items=items, data=data, spec=merge, execution=execution,
-        batch_size=batch_size, max_new_tokens=max_new_tokens, max_length=max_length, split=split,
+        batch_size=batch_size, max_new_tokens=max_new_tokens, max_length=max_length, split=split, server=server, load=load,
     )  # fmt: skip
     return score_merged(ctx, job)
 
@@ -65,12 +77,14 @@ def score_trained(
     max_new_tokens: NewTokens = 16,
     max_length: Length = None,
     split: Literal["train", "eval"] = "eval",
+    server: Server = None,
+    load: Load = True,
 ) -> MixtureScores:
     """Score models that were really trained on mixtures, on the same items: what stand-ins are held against."""
     from runner.nodes.merging.running import Job, score_each
 
     job = Job(
         base=base, experts=models, mixtures=mixtures, items=items, data=data, spec=MergeSpec(), execution=execution,
-        batch_size=batch_size, max_new_tokens=max_new_tokens, max_length=max_length, split=split,
+        batch_size=batch_size, max_new_tokens=max_new_tokens, max_length=max_length, split=split, server=server, load=load,
     )  # fmt: skip
     return score_each(ctx, job)

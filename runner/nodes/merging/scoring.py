@@ -17,7 +17,7 @@ from runner.errors import BudgetExceeded, DataError, Interrupted, RunnerError
 from runner.models.lvlm.batches import Batch
 from runner.nodes.merging.execution import shared_pictures
 from runner.nodes.merging.pictures import Kept, remembered_pictures
-from runner.nodes.merging.sessions import Costs, Mixture, Ready, Sessions
+from runner.nodes.merging.sessions import Costs, Merges, Mixture, Ready, Sessions
 from runner.nodes.merging.tasks import Task
 
 if TYPE_CHECKING:
@@ -55,15 +55,10 @@ class Evaluator:
     """
 
     def __init__(
-        self, ctx: StepContext, sessions: Sessions, tasks: Sequence[Task], about: Mapping[str, Any], batch_size: int
+        self, ctx: StepContext, sessions: Merges, tasks: Sequence[Task], about: Mapping[str, Any], batch_size: int
     ) -> None:
-        self.ctx, self.sessions, self.tasks, self.about, self.batch_size = (
-            ctx,
-            sessions,
-            list(tasks),
-            dict(about),
-            batch_size,
-        )
+        self.ctx, self.sessions, self.batch_size = ctx, sessions, batch_size
+        self.tasks, self.about = list(tasks), dict(about)
         self.outcome = Outcome()
         self._encoded = Kept(KEPT_BYTES)
         self._pictures = Kept(KEPT_BYTES)
@@ -75,9 +70,7 @@ class Evaluator:
         open_ones = [mixture for mixture in mixtures if self._recall(mixture, rows)]
         for group in self.sessions.groups(open_ones, self.batch_size):
             try:
-                with self.sessions.session(group) as ready:
-                    self._keep_costs(group)
-                    self._run(ready, group, rows)
+                self._run_group(group, rows)
             except (Interrupted, BudgetExceeded):
                 raise
             except UnusableData as error:
@@ -141,9 +134,15 @@ class Evaluator:
 
     # --- running -----------------------------------------------------------------------------------------------------
 
+    def _run_group(self, group: Sequence[Mixture], rows: Mapping[str, Sequence[Row]]) -> None:
+        assert isinstance(self.sessions, Sessions)
+        with self.sessions.session(group) as ready:
+            self._keep_costs(group)
+            self._run(ready, group, rows)
+
     def _run(self, ready: Ready, group: Sequence[Mixture], rows: Mapping[str, Sequence[Row]]) -> None:
         for task in self.tasks:
-            for number, chunk in enumerate(_chunks(rows[task.name], max(1, self.batch_size // len(group)))):
+            for number, chunk in enumerate(chunks(rows[task.name], max(1, self.batch_size // len(group)))):
                 self.ctx.check()
                 live = [mixture for mixture in group if self._wants(mixture, task, chunk)]
                 if live:
@@ -213,7 +212,8 @@ def repeated(batch: Batch, copies: int) -> Batch:
     return Batch(tensors, batch.record_ids * copies)
 
 
-def _chunks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+def chunks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+    """Rows by ``size`` at once."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 

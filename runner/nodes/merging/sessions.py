@@ -6,6 +6,7 @@
 | resident | one pass over memory, experts held beside the network | they fit |
 | stream | tensors read from disk into the live network, one at a time | they do not |
 | checkpoint | a whole checkpoint is written, loaded and removed | never: for what must pass through a file |
+| served_lora | an adapter is written and asked for by name at a server (``served``) | never: it needs the server |
 """
 
 from __future__ import annotations
@@ -72,19 +73,30 @@ class Costs:
     sha256: str | None = None
 
 
-class Sessions(ABC):
-    """One way of executing merges of ``experts`` on ``base``; the network is loaded when the first session opens."""
+class Merges(ABC):
+    """One way of executing merges. ``costs``: of each mixture that was merged."""
 
     execution: str
 
-    def __init__(self, base: VisionLanguageModel, own: Checkpoint, experts: Sequence[Expert], spec: MergeSpec) -> None:
-        self.base, self.own, self.experts, self.spec = base, own, list(experts), spec
-        self.merger = Merger(own, experts, spec)
+    def __init__(self) -> None:
         self.costs: dict[str, Costs] = {}
 
     def groups(self, mixtures: Sequence[Mixture], at_once: int) -> list[list[Mixture]]:
-        """Which mixtures share a session; ``at_once``: samples that a batch may hold."""
+        """Which mixtures are at hand together; ``at_once``: samples that a batch may hold."""
         return [[mixture] for mixture in mixtures]
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what is held."""
+
+
+class Sessions(Merges):
+    """Merges of ``experts`` on ``base`` in this process; the network is loaded when the first session opens."""
+
+    def __init__(self, base: VisionLanguageModel, own: Checkpoint, experts: Sequence[Expert], spec: MergeSpec) -> None:
+        super().__init__()
+        self.base, self.own, self.experts, self.spec = base, own, list(experts), spec
+        self.merger = Merger(own, experts, spec)
 
     @abstractmethod
     @contextmanager
