@@ -114,7 +114,7 @@ def score_merged(ctx: StepContext, job: Job) -> MixtureScores:
     usable = _usable(ctx, job.spec, names, mixtures, evaluator.outcome)
     with closing(evaluator.sessions):
         outcome = evaluator.evaluate(usable)
-    return _scores(job, mixtures, tasks, outcome, "proxy", evaluator.sessions.execution)
+    return scores_of(job, mixtures, tasks, outcome, "proxy", evaluator.sessions.execution)
 
 
 def _usable(
@@ -149,12 +149,13 @@ def score_each(ctx: StepContext, job: Job) -> MixtureScores:
     evaluator = evaluator_of(ctx, job, tasks, names)
     with closing(evaluator.sessions):
         outcome = evaluator.evaluate(one_hot)
-    return _scores(job, one_hot, tasks, outcome, "true", evaluator.sessions.execution)
+    return scores_of(job, one_hot, tasks, outcome, "true", evaluator.sessions.execution)
 
 
-def _scores(
+def scores_of(
     job: Job, mixtures: Sequence[Mixture], tasks: Sequence[Task], outcome: Outcome, kind: str, execution: str
 ) -> MixtureScores:
+    """The artifact of evaluated mixtures; rows of those that ``job.mixtures`` names."""
     from results.tables import arrow_table
 
     need_some(tasks, outcome)
