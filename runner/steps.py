@@ -227,6 +227,7 @@ STEP_MODULES = (
     "runner.nodes.merging.merge_steps",
     "runner.nodes.merging.ranking_steps",
     "runner.nodes.merging.score_steps",
+    "runner.nodes.merging.search_steps",
     "runner.nodes.openworld.steps",
     "runner.nodes.pruning.cut_steps",
     "runner.nodes.pruning.score_steps",
