@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from runner.errors import ModelRefused
-from runner.imports import importing
+from runner.imports import building, importing
 from runner.models.lvlm.anatomy import Anatomy, anatomy, at
 from runner.models.lvlm.loading import LoadedLvlm
 from runner.nodes.finetuning.specs import Recipe
@@ -48,12 +48,8 @@ class Learner:
         if self.parts.vision is not None:
             self.parts.vision.eval()
 
-    def state(self) -> dict[str, Tensor]:
-        """What was learnt, detached."""
-        return {name: value.detach() for name, value in self.trained.items()}
-
     def set_state(self, state: dict[str, Tensor]) -> None:
-        """Put back what ``state`` gave."""
+        """Put back what was learnt, by the names of ``trained``."""
         with torch.no_grad():
             for name, value in self.trained.items():
                 value.copy_(state[name])
@@ -161,7 +157,8 @@ def _adapt(loaded: LoadedLvlm, parts: Anatomy, recipe: Recipe, with_projector: b
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapted = get_peft_model(loaded.network, config)
+        with building:
+            adapted = get_peft_model(loaded.network, config)
     wrapped = [name for name, module in loaded.network.named_modules() if hasattr(module, "lora_A")]
     if stray := [name for name in wrapped if not name.startswith(prefix)]:
         raise ModelRefused(f"{loaded.name}: the adapter would also change {stray[0]}", hint="Name lora.targets.")

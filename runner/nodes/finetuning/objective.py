@@ -74,7 +74,7 @@ def counts(batches: Sequence[Inputs], loss: Loss) -> Counts:
     """Of all parts of a step together, so that its parts add up to what one big batch would give."""
     kd = sum(int(kd_mask(b, loss.kd_mask).sum()) for b in batches) if loss.uses_teacher else 0
     tokens = sum(int(b.target_mask.sum()) for b in batches)
-    return Counts(max(1, tokens), max(1, kd), sum(len(b.record_ids) for b in batches))
+    return Counts(tokens, kd, sum(len(b.record_ids) for b in batches))
 
 
 def arguments(parts: Anatomy, batch: Inputs) -> dict[str, Any]:
@@ -134,23 +134,26 @@ class Objective:
         states, embedded = self._states(batch)
         last, target, where = states[LAST], batch.target_mask, kd_mask(batch, loss.kd_mask)
         nll = _nll(parts, last, batch, target) if loss.ce else last.new_zeros(0, dtype=torch.float32)
-        total, each = loss.ce * nll.sum() / over.tokens, [(nll, target)]
+        tokens, positions = max(1, over.tokens), max(1, over.kd)
+        total, each = loss.ce * nll.sum() / tokens, [(nll, target)]
         kd_logits = kd_hidden = None
         taught = self.teach(batch, embedded) if self.teach is not None else None
         if taught is not None and loss.logits is not None and loss.logits_weight:
             kl = _kl(parts, last[where], loss.logits, taught)
             part = (
-                loss.logits.temperature**2 * kl.sum() / (over.records if loss.kd_reduction == "batch_sum" else over.kd)
+                loss.logits.temperature**2
+                * kl.sum()
+                / (over.records if loss.kd_reduction == "batch_sum" else positions)
             )
             total, kd_logits = total + loss.logits_weight * part, float(part.detach())
             each.append((kl, where))
         if taught is not None and loss.hidden_weight:
             errors = _errors([states[n][where] for n in self.layers], taught.layers)
-            part = errors.sum() / over.kd
+            part = errors.sum() / positions
             total, kd_hidden = total + loss.hidden_weight * part, float(part.detach())
             each.append((errors, where))
         bad = [] if bool(torch.isfinite(total.detach())) else _bad_rows(each)
-        return Terms(total, float(nll.detach().sum() / over.tokens) if loss.ce else None, kd_logits, kd_hidden, bad)
+        return Terms(total, float(nll.detach().sum() / tokens) if loss.ce else None, kd_logits, kd_hidden, bad)
 
     def _states(self, batch: Inputs) -> tuple[dict[int, Tensor], dict[str, Any]]:
         """Hidden states (B, S, D) by layer, and what the decoder was called with."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from runner.models.base import VisionLanguageModel
 from runner.models.lvlm.loading import LoadedLvlm
 from runner.nodes.finetuning.drawing import batches, draws, fraction_of, single_pass
 from runner.nodes.finetuning.examples import Kept, Live, Row, bytes_a_picture, can_keep, pictures_of
+from runner.nodes.finetuning.group import Group
 from runner.nodes.finetuning.learner import Learner, prepare
+from runner.nodes.finetuning.sharding import shard
 from runner.nodes.finetuning.specs import Recipe, weights_problem
 from runner.nodes.finetuning.teaching import Outputs, Sight, Teacher, bytes_of_outputs, make_teacher, same_sight
 from runner.nodes.finetuning.trainer import STATE, Course, Trainer, TrainLog, enough_memory
@@ -72,19 +74,44 @@ def load(model: VisionLanguageModel, recipe: Recipe) -> LoadedLvlm:
 
 
 def run(ctx: StepContext, job: Job) -> Trained:
-    """Train, or go on with a training that was stopped."""
+    """Train, or go on with a training that was stopped; in several processes where the recipe says so."""
     check(job.data, job.recipe, job.shares, job.teacher)
     job.state.mkdir(parents=True, exist_ok=True)
+    if job.recipe.optim.processes > 1:
+        from runner.nodes.finetuning.workers import MessagesOnly, train_apart
+
+        train_apart(ctx, job)
+        quiet = replace(ctx, sink=MessagesOnly(ctx.sink))  # what is done has been shown
+        return train(quiet, job, Group(), None)
+    return train(ctx, job, Group(), job.teacher)
+
+
+def train(ctx: StepContext, job: Job, group: Group, teacher: VisionLanguageModel | None) -> Trained:
+    """One process' part of a training; every process of ``group`` calls this, and takes its share of each batch.
+
+    ``teacher``: of the job, or None where nothing is left to train.
+    """
     with enough_memory("loading the model and reading pictures", FEWER):
         loaded = load(job.model, job.recipe)
-        feed = feed_for(ctx, job, loaded, job.examples or job.state / "examples")
+        with group.first():
+            feed = feed_for(ctx, job, loaded, job.examples or job.state / "examples")
     course = course_of(feed, job.recipe, job.seed, job.shares)
-    with enough_memory("running the teacher", FEWER):
-        guide = None if job.teacher is None else guided(ctx, job, job.teacher, loaded, feed, course)
+    with enough_memory("running the teacher", FEWER), group.first():
+        guide = None if teacher is None else guided(ctx, job, teacher, loaded, feed, course)
     learner = prepare(loaded, job.recipe, job.model.decoder, seed=job.seed)
+    if group.size > 1 and job.recipe.train == "full":
+        shard(learner, group)
     layers = guide.pairing.student if guide is not None else ()
     trainer = Trainer(
-        learner, feed, course, job.recipe, seed=job.seed, state=job.state / STATE, teach=guide, layers=layers
+        learner,
+        feed,
+        course,
+        job.recipe,
+        seed=job.seed,
+        state=job.state / STATE,
+        teach=guide,
+        layers=layers,
+        group=group,
     )
     ctx.advance("steps", trainer.done, len(course.steps))
 

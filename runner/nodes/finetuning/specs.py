@@ -117,6 +117,12 @@ class Optim(_Spec):
     steps: int | None = Field(default=None, ge=1, le=10_000_000, description="steps of the optimiser")
     batch_size: int = Field(default=16, ge=1, le=65536, description="records a step")
     accumulation: int = Field(default=1, ge=1, le=65536, description="parts of a step, computed one after another")
+    processes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="of this machine that share each part: one a GPU, or on the CPU; the step starts them",
+    )
     max_length: int = Field(default=2048, ge=8, le=1_000_000, description="tokens of a record, image tokens included")
     clip: float | None = Field(default=1.0, gt=0, allow_inf_nan=False, description="greatest norm of the gradient")
     precision: Literal["bf16", "fp32"] = Field(
@@ -129,6 +135,11 @@ class Optim(_Spec):
     def _parts(self) -> Optim:
         if self.accumulation > self.batch_size:
             raise ValueError(f"accumulation {self.accumulation} cuts a batch of {self.batch_size} into empty parts")
+        if self.processes > self.batch_size // self.accumulation:
+            raise ValueError(
+                f"parts of {self.batch_size // self.accumulation} records (batch_size / accumulation) leave some of {self.processes} "
+                "processes without any"
+            )
         return self
 
 
