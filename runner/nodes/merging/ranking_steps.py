@@ -34,7 +34,7 @@ def mixtures(
     return Mixtures(names, arrow_table("dmo_mixture", mixture_rows(names, generator, add, max_mixtures)))
 
 
-@step("dmo.rank", version="1")
+@step("dmo.rank", version="2")
 def rank(
     ctx: StepContext,
     *,
@@ -47,12 +47,16 @@ def rank(
     halves: Annotated[
         bool, Field(description="choose on one half of the items, report values and gaps on the other")
     ] = False,
+    surrogate: Annotated[bool, Field(description="fit Scheffe's quadratic to the objective and to each task")] = True,
+    experts: Annotated[Experts | None, Field(description="for the account of costs: how long experts trained")] = None,
+    trained: Annotated[Experts | None, Field(description="for the account of costs: models of mixtures")] = None,
     seed: Annotated[int | None, Field(ge=0, description="none = the run's seed")] = None,
 ) -> MixtureRanking:
     """Rank mixtures by their stand-ins, say which to train on, and how far the ranking agrees with trained models."""
     from results.tables import arrow_table
     from runner.errors import DataError
     from runner.nodes.merging import validity
+    from runner.nodes.merging.costs import account
     from runner.nodes.merging.ranking import indistinguishable
 
     seed = ctx.seed if seed is None else seed
@@ -69,20 +73,22 @@ def rank(
             checks += validity.validity_rows(stand_in, truth, objective, k=k, draws=draws, seed=seed)  # type: ignore[arg-type]
         for other in [*tables, *([] if truth is None else [truth])]:
             rows += validity.objectives(other, objective, draws, seed).rows()
+        fits = validity.surrogate_rows(table, objective) if surrogate else []
     except (ValueError, KeyError) as error:
         raise DataError(f"these scores cannot be ranked: {error}") from error
     best = int(by_choice.order[0])
     _say(ctx, by_choice, checks)
+    _say_of_fits(ctx, fits)
     same = [] if found.gaps is None else [table.ids[int(i)] for i in indistinguishable(found.gaps)]
     chosen = {
         "mixture_id": table.ids[best],
         "weights": table.weights[best].tolist(),
         "value": float(found.values[best]),
     }
-    surrogates = arrow_table("dmo_surrogate", [])
     return MixtureRanking(
-        proxy.domains, chosen, same, arrow_table("dmo_objective", rows), arrow_table("dmo_validity", checks), surrogates
-    )
+        proxy.domains, chosen, same, arrow_table("dmo_objective", rows), arrow_table("dmo_validity", checks),
+        arrow_table("dmo_surrogate", fits), account(proxy, experts, trained),
+    )  # fmt: skip
 
 
 def _say(ctx: StepContext, found: Objectives, checks: list[dict[str, Any]]) -> None:
@@ -97,6 +103,14 @@ def _say(ctx: StepContext, found: Objectives, checks: list[dict[str, Any]]) -> N
     few = [row["n"] for row in checks if row["task"] == "objective" and row["n"] < 10]
     if few:
         ctx.warn(f"rank correlations over {few[0]} mixtures are fragile: read them with their interval")
+
+
+def _say_of_fits(ctx: StepContext, fits: list[dict[str, Any]]) -> None:
+    for fit in fits[:1]:
+        if fit["n"] <= len(fit["coefficients"]):
+            ctx.warn(
+                f"the quadratic has {len(fit['coefficients'])} coefficients and {fit['n']} mixtures: its maximum is a guess"
+            )
 
 
 @step("dmo.baselines", version="1")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.artifacts import Conversations, Experts, Mixtures, MixtureScores, VqaItems
+from runner.artifacts import Conversations, Experts, Mixtures, MixtureScores, TrainedScores, VqaItems
 from runner.errors import DataError, RunnerError
 from runner.models.base import ChatModel, VisionLanguageModel
 from runner.nodes.merging.checkpoints import Checkpoint
@@ -135,8 +135,10 @@ def _usable(
     return found
 
 
-def score_each(ctx: StepContext, job: Job) -> MixtureScores:
-    """Scores of models trained on mixtures, ``kind`` true: each is itself with weight one."""
+def score_each(ctx: StepContext, job: Job, experts: Experts | None = None) -> TrainedScores:
+    """Scores of models trained on mixtures, ``kind`` true: each is itself with weight one. ``experts``: to project them on."""
+    from results.tables import arrow_table
+
     known = expert_paths(job.experts)
     rows = [row for row in job.mixtures.mixtures.to_pylist() if row["mixture_id"] in known]
     if not rows:
@@ -146,10 +148,27 @@ def score_each(ctx: StepContext, job: Job) -> MixtureScores:
     names = [row["mixture_id"] for row in rows]
     one_hot = [Mixture(name, tuple(float(other == name) for other in names)) for name in names]
     tasks = job.tasks()
+    projected = (
+        [] if experts is None else _projections(job, experts, {row["mixture_id"]: row["weights"] for row in rows})
+    )
     evaluator = evaluator_of(ctx, job, tasks, names)
     with closing(evaluator.sessions):
         outcome = evaluator.evaluate(one_hot)
-    return scores_of(job, one_hot, tasks, outcome, "true", evaluator.sessions.execution)
+    scores = scores_of(job, one_hot, tasks, outcome, "true", evaluator.sessions.execution)
+    return TrainedScores(**vars(scores), projections=arrow_table("dmo_projection", projected))
+
+
+def _projections(job: Job, experts: Experts, weights: Mapping[str, list[float]]) -> list[dict[str, Any]]:
+    """Rows of ``dmo_projection``; experts in the order of the mixtures' domains."""
+    from runner.nodes.merging.projecting import projection_rows
+
+    folder, paths, models = base_folder(job.base), expert_paths(experts), expert_paths(job.experts)
+    check_base(folder, experts)
+    lacking = [name for name in job.mixtures.domains if name not in paths]
+    if lacking:
+        raise DataError(f"there is no expert of the domain {lacking[0]!r}; there are {', '.join(paths)}")
+    chosen = {name: paths[name] for name in job.mixtures.domains}
+    return projection_rows(folder, chosen, {name: models[name] for name in weights}, weights)
 
 
 def scores_of(

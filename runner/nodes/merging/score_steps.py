@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from runner.artifacts import Conversations, Experts, Mixtures, MixtureScores, VqaItems
+from runner.artifacts import Conversations, Experts, Mixtures, MixtureScores, TrainedScores, VqaItems
 from runner.context import StepContext
 from runner.models.base import ChatModel, VisionLanguageModel
 from runner.nodes.merging.specs import MergeSpec
@@ -63,7 +63,7 @@ def score(
     return score_merged(ctx, job)
 
 
-@step("dmo.score_trained", version="1")
+@step("dmo.score_trained", version="2")
 def score_trained(
     ctx: StepContext,
     *,
@@ -79,7 +79,10 @@ def score_trained(
     split: Literal["train", "eval"] = "eval",
     server: Server = None,
     load: Load = True,
-) -> MixtureScores:
+    experts: Annotated[
+        Experts | None, Field(description="of the domains: say how the models lie to their span")
+    ] = None,
+) -> TrainedScores:
     """Score models that were really trained on mixtures, on the same items: what stand-ins are held against."""
     from runner.nodes.merging.running import Job, score_each
 
@@ -87,4 +90,4 @@ def score_trained(
         base=base, experts=models, mixtures=mixtures, items=items, data=data, spec=MergeSpec(), execution=execution,
         batch_size=batch_size, max_new_tokens=max_new_tokens, max_length=max_length, split=split, server=server, load=load,
     )  # fmt: skip
-    return score_each(ctx, job)
+    return score_each(ctx, job, experts)

@@ -27,7 +27,7 @@ from runner.nodes.merging.lora import LoraAdapter, padded, read_adapter, write_a
 from runner.nodes.merging.scoring import Evaluator, Row, UnusableData, chunks
 from runner.nodes.merging.sessions import Costs, Merges, Mixture
 from runner.nodes.merging.tasks import QuestionTask, Task
-from runner.nodes.merging.writing import mixture_adapter
+from runner.nodes.merging.writing import linear_coefficients, mixture_adapter
 
 if TYPE_CHECKING:
     from runner.context import StepContext
@@ -55,7 +55,8 @@ class ServedMerges(Merges):
     """Adapters of mixtures, written below ``folder`` and known to ``server`` while they are asked.
 
     ``load``: the server is told to load and forget each (one at a time); otherwise it must have them already, or ``groups`` says how
-    to start it. ``tensors``: of the base's checkpoint. Raises ``ModelRefused`` where an expert carries whole tensors.
+    to start it. ``tensors``: of the base's checkpoint. Raises ``ModelRefused`` where the merge is not linear or an expert carries
+    whole tensors.
     """
 
     execution = "served_lora"
@@ -65,6 +66,11 @@ class ServedMerges(Merges):
         base_name: str,
     ) -> None:  # fmt: skip
         super().__init__()
+        if linear_coefficients(spec, [1.0] * len(experts)) is None:
+            raise ModelRefused(
+                f"served_lora is for linear merges with one weight an expert; this is {spec.method}",
+                hint="take execution: auto",
+            )
         self.server, self.paths, self.spec, self.folder = server, dict(experts), spec, folder
         self.load, self.tensors, self.base_name = load, tensors, base_name
         self._written: dict[str, Written] = {}

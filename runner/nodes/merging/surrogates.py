@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,23 @@ class Peak(NamedTuple):
 
     weights: Floats
     value: float
+
+
+def quadratic_row(task: str, weights: Floats, values: Floats, round_: int = 0) -> dict[str, Any] | None:
+    """Row of ``dmo_surrogate`` for values [n] (higher is better, NaN: missing) at weights [n, K]; None where no value is known.
+
+    Without an exact maximum (more than ``MOST_DOMAINS`` domains) the row has none.
+    """
+    known = ~np.isnan(values)
+    if not known.any():
+        return None
+    fit = fit_quadratic(weights[known], values[known])
+    peak = highest(fit) if fit.domains <= MOST_DOMAINS else None
+    return {
+        "round": round_, "task": task, "model": "scheffe2", "coefficients": fit.coefficients.tolist(), "loo_r2": fit.loo_r2,
+        "argmax": None if peak is None else peak.weights.tolist(), "value": None if peak is None else peak.value,
+        "n": int(known.sum()),
+    }  # fmt: skip
 
 
 def features(weights: Floats) -> Floats:

@@ -12,6 +12,7 @@ from runner.artifacts import MixtureScores
 from runner.nodes.merging import ranking
 from runner.nodes.merging.mixture_specs import Objective
 from runner.nodes.merging.mixtures import entropy
+from runner.nodes.merging.surrogates import quadratic_row
 
 Floats = NDArray[np.float64]
 
@@ -135,6 +136,14 @@ def objectives(table: ScoreTable, objective: Objective, draws: int, seed: int) -
     signed = np.array(list(weights.values()))
     found = ranking.resampled([table.items[name] for name in weights], lambda means: means @ signed, draws, seed)
     return Objectives(table, values, order, found.draws, ranking.gaps(found, int(order[0])))
+
+
+def surrogate_rows(table: ScoreTable, objective: Objective) -> list[dict[str, Any]]:
+    """Scheffe's quadratic over the mixtures, of the objective and of each task (a loss counts negative): rows of ``dmo_surrogate``."""
+    columns = {"objective": table.objective(objective.weights(table.tasks))}
+    columns |= {name: table.values[:, t] * table.signs[t] for t, name in enumerate(table.names)}
+    rows = [quadratic_row(name, table.weights, values) for name, values in columns.items()]
+    return [row for row in rows if row is not None]
 
 
 def aligned(stand_in: ScoreTable, true: ScoreTable) -> tuple[ScoreTable, ScoreTable]:
