@@ -69,15 +69,16 @@ def _row(group: Mapping[str, Any], limits: tuple[str, str, str], text: str) -> d
 
 def _short(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with names cut to what fits; names that look alike when cut are numbered, so that none shares a line."""
-    attributes = _distinct(list(dict.fromkeys(r["attribute"] for r in rows)), 40)
+    attributes = distinct(list(dict.fromkeys(r["attribute"] for r in rows)), 40)
     names = {}
     for attribute in attributes:
         values = list(dict.fromkeys(r["name"] for r in rows if r["attribute"] == attribute))
-        names[attribute] = _distinct(values, 22)
+        names[attribute] = distinct(values, 22)
     return [{**r, "attribute": attributes[r["attribute"]], "name": names[r["attribute"]][r["name"]]} for r in rows]
 
 
-def _distinct(texts: list[str], limit: int) -> dict[str, str]:
+def distinct(texts: list[str], limit: int) -> dict[str, str]:
+    """Texts cut to ``limit`` characters on one line; those that then look alike are numbered."""
     short: dict[str, str] = {}
     for text in texts:
         cut = " ".join(clean(text, limit).split()) or "(blank)"
@@ -112,7 +113,7 @@ def _forest(
     faceted = chart.facet(
         row=alt.Row("attribute:N", sort=list(dict.fromkeys(r["attribute"] for r in rows)), header=header), spacing=14
     )
-    return _svg(faceted.resolve_scale(y="independent").resolve_axis(x="independent"))
+    return svg(faceted.resolve_scale(y="independent").resolve_axis(x="independent"))
 
 
 def _marks(data: Any, axis: Any, domain: tuple[float, float], labels: int) -> list[Any]:
@@ -147,7 +148,7 @@ def dot_chart(cells: Sequence[tuple[str, Mapping[str, Any], bool]]) -> Markup:
     lowest = min(0.0, *(r[k] for r in rows for k in ("value", "low") if r[k] is not None))
     axis = alt.Axis(labelExpr="format(100 * datum.value, '.0f')", tickCount=5, title=None, grid=True)
     layers = _marks(alt.InlineData(values=rows), axis, (lowest, 1.0), 2 * LABELS)
-    return _svg(alt.layer(*layers).properties(width=WIDTH, height=alt.Step(24)))
+    return svg(alt.layer(*layers).properties(width=WIDTH, height=alt.Step(24)))
 
 
 def _names(names: Sequence[str]) -> list[str]:
@@ -179,7 +180,7 @@ def search_chart(points: Rows, chosen: Rows, x: str) -> Markup:
     line = alt.Chart(alt.InlineData(values=values)).mark_line(stroke="var(--muted)", strokeWidth=1.5)
     point = alt.Chart(alt.InlineData(values=marks)).mark_point(filled=True, size=75, opacity=1, color="var(--good)")
     layers = [line.encode(x=horizontal, y=vertical), point.encode(x=horizontal, y=vertical)]
-    return _svg(alt.layer(*layers).properties(width=WIDTH, height=90))
+    return svg(alt.layer(*layers).properties(width=WIDTH, height=90))
 
 
 def spectrum_chart(directions: Rows) -> Markup:
@@ -187,7 +188,7 @@ def spectrum_chart(directions: Rows) -> Markup:
     import altair as alt
 
     values = [{"head": d["head"], "sv": d["sv"], "sigma": d["sigma"]} for d in directions]
-    return _svg(
+    return svg(
         alt.Chart(alt.InlineData(values=values))
         .mark_line(stroke="var(--link)", strokeWidth=1.2, opacity=0.7)
         .encode(
@@ -231,7 +232,7 @@ def depth_chart(points: Rows) -> Markup:
         base.mark_line(strokeWidth=2).encode(y=alt.Y("value:Q", axis=axis, scale=scale), strokeDash=dashes),
         base.mark_point(size=28, filled=True, opacity=1).encode(y=alt.Y("value:Q", axis=axis, scale=scale)),
     ]
-    return _svg(alt.layer(*drawn).properties(width=2 * WIDTH, height=190))
+    return svg(alt.layer(*drawn).properties(width=2 * WIDTH, height=190))
 
 
 def heat_map(cells: Rows, *, reach: tuple[float, float], signed: bool = False) -> Markup:
@@ -239,7 +240,7 @@ def heat_map(cells: Rows, *, reach: tuple[float, float], signed: bool = False) -
     below 0 have another colour. ``row`` and ``column`` are names, in the order in which they come."""
     import altair as alt
 
-    rows, columns = (_distinct(list(dict.fromkeys(c[axis] for c in cells)), 22) for axis in ("row", "column"))
+    rows, columns = (distinct(list(dict.fromkeys(c[axis] for c in cells)), 22) for axis in ("row", "column"))
     low, high = reach
     values = [
         {"row": rows[c["row"]], "column": columns[c["column"]], "value": c["value"], "text": f"{c['value']:.2f}".replace("-", "\u2212"),
@@ -257,10 +258,10 @@ def heat_map(cells: Rows, *, reach: tuple[float, float], signed: bool = False) -
     if len(columns) <= MOST_TOLD:
         layers.append(base.mark_text(fontSize=10, color="var(--ink)").encode(text="text:N"))
     side = 34 if len(columns) <= MOST_TOLD else 16
-    return _svg(alt.layer(*layers).properties(width=alt.Step(side), height=alt.Step(min(side, 26))))
+    return svg(alt.layer(*layers).properties(width=alt.Step(side), height=alt.Step(min(side, 26))))
 
 
-def _svg(chart: Any) -> Markup:
+def svg(chart: Any) -> Markup:
     """Vega escapes all text; the outer size gives way to the page's."""
     import vl_convert
 
@@ -275,5 +276,5 @@ def _svg(chart: Any) -> Markup:
         "axis": {**style, "tickColor": "var(--line)", "labelFont": FONT}, "axisY": {"labelColor": "var(--ink)", "labelFontSize": 12},
     }  # fmt: skip
     spec = {**chart.to_dict(), "config": config}
-    svg: str = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
-    return Markup(svg)  # noqa: S704
+    picture: str = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+    return Markup(picture)  # noqa: S704

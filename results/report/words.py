@@ -156,6 +156,16 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{whole(count)} {one if count == 1 else many or one + 's'}"
 
 
+def byte_size(count: int | None) -> str:
+    """``1.5 GB``, ``284.2 MB``: decimal units."""
+    if count is None:
+        return NOTHING
+    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while size >= 999.95 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
 def unpacked(text: str | None) -> Any:
     """The content of a JSON column; the text itself where it is no JSON."""
     if text is None:
@@ -185,7 +195,7 @@ FILTERS = {
     f.__name__: f
     for f in (
         clean, named, listed, percent, percent_interval, score, score_interval, figure, figure_interval, points, points_interval, size_of, p_value, whole, duration, moment,
-        plural, unpacked, cell,
+        plural, byte_size, unpacked, cell,
     )
 }  # fmt: skip
 """What templates may call with ``|``."""

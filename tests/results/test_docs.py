@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from synthetic_audit import audit
 from synthetic_leakage import store_leakage
+from synthetic_lvlm import store_lvlm
 from synthetic_openworld import experiment
 
 from results import database
@@ -13,6 +14,7 @@ from results.store import ResultsStore
 
 PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text("utf8")
 PARTS = "## Questions about parts: leakage, masking, discovery"
+LVLM = "## Questions about smaller and merged vision-language models"
 CHAPTER = "## Questions about open-world and closed-world classification"
 
 
@@ -29,6 +31,7 @@ def filled(tmp_path_factory):
     audit().store(store)
     experiment(run_id="sweep", variants={"dataset=dtd,rounds=2": ("dtd",), "dataset=food101,rounds=2": ("food101",)}).store(store)  # fmt: skip
     store_leakage(store)
+    store_lvlm(store)
     experiment(run_id="z-last").store(store)
     return store
 
@@ -46,8 +49,14 @@ def test_examples_about_classification_find_something(filled):
 
 
 def test_examples_about_parts_find_something(filled):
-    found = statements(PAGE.partition(PARTS)[2].partition(CHAPTER)[0])
+    found = statements(PAGE.partition(PARTS)[2].partition(LVLM)[0])
     assert len(found) == 7
+    assert [sql.partition("\n")[0] for sql in found if not filled.query(sql).num_rows] == []
+
+
+def test_examples_about_vision_language_models_find_something(filled):
+    found = statements(PAGE.partition(LVLM)[2].partition(CHAPTER)[0])
+    assert len(found) == 9
     assert [sql.partition("\n")[0] for sql in found if not filled.query(sql).num_rows] == []
 
 

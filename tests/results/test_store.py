@@ -11,6 +11,7 @@ from synthetic_audit import RUN, audit
 from synthetic_debias import store_debias
 from synthetic_heads import store_heads
 from synthetic_leakage import store_leakage
+from synthetic_lvlm import store_lvlm
 from synthetic_openworld import experiment
 
 from results import database
@@ -303,6 +304,7 @@ def test_every_view_runs(store, filled):
         store_heads(store)
         store_debias(store)
         store_leakage(store)
+        store_lvlm(store)
     with store.reading() as read:
         for view in database.views():
             assert (read(f"SELECT * FROM {view.name}").num_rows > 0) == filled, view.name
