@@ -189,16 +189,27 @@ def _artifact(job: Job, judge: Judge, strategy: Strategy, rounds: list[Round], f
     evaluator = judge.evaluator
     scores = scores_of(job, tried, evaluator.tasks, evaluator.outcome, "proxy", evaluator.sessions.execution)
     given_up = {one.mixture_id for one in tried} - judge.complete - evaluator.outcome.failures.keys()
-    table = [_partial(row) if row["mixture_id"] in given_up else row for row in scores.scores.to_pylist()]
+    tasks = {task.name: task for task in evaluator.tasks}
+    table = [
+        _partial(row, tasks[row["task"]], evaluator.outcome) if row["mixture_id"] in given_up else row
+        for row in scores.scores.to_pylist()
+    ]
     return MixtureSearch(
         **(vars(scores) | {"scores": arrow_table("dmo_score", table)}),
         surrogates=arrow_table("dmo_surrogate", round_rows(strategy, rounds)), found=found,
     )  # fmt: skip
 
 
-def _partial(row: dict[str, Any]) -> dict[str, Any]:
-    """A score of a mixture that was given up after ``n`` items, unless it failed outright."""
-    return row | {"status": "partial"} if row["n"] else row
+def _partial(row: dict[str, Any], task: Task, outcome: Outcome) -> dict[str, Any]:
+    """The score of a mixture that a search gave up: over the items it was asked."""
+    done = [
+        (item, outcome.results[place])
+        for item in task.rows
+        if (place := (row["mixture_id"], task.name, task.item_id(item))) in outcome.results
+    ]
+    if not done:
+        return row
+    return row | {"status": "partial", "value": task.value([item for item, _ in done], [result for _, result in done])}
 
 
 def round_rows(strategy: Strategy, rounds: Sequence[Round]) -> list[dict[str, Any]]:

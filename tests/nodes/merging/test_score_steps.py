@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from results.tables import arrow_table
+from runner.artifacts import Mixtures
 from runner.context import StepContext, local_context
 from runner.errors import DataError, ModelRefused
 from runner.models.lvlm.batches import encode, records_of
@@ -148,7 +150,6 @@ def test_models_trained_on_mixtures_are_scored_as_they_are(world: dict[str, Any]
     """The three experts stand for models of three mixtures; one-hot merges of them are the same models."""
     ids = {"chart": "m0", "ocr": "m1", "general": "m2"}
     rename = {"models": [{**model, "name": ids[model["name"]]} for model in world["experts"].models]}
-    from results.tables import arrow_table
 
     table = [{**row, "name": ids[row["name"]]} for row in world["experts"].experts.to_pylist()]
     models = replace(world["experts"], **rename, experts=arrow_table("dmo_expert", table))
@@ -170,3 +171,29 @@ def test_what_does_not_belong_together_is_refused(world: dict[str, Any], tmp_pat
         scored(ctx, world, data=None)
     with pytest.raises(DataError, match="no item to score loss/chart"):
         scored(ctx, world, split="train")
+
+
+def test_trained_models_are_projected_on_the_experts_they_are(world: dict[str, Any], tmp_path: Path) -> None:
+    """Each expert stands for the model of a mixture: its own axis has the coefficient one, and nothing lies beside."""
+    found = score_trained(
+        local_context(tmp_path), base=handle(world["base"]), models=world["experts"], data=world["data"],
+        mixtures=named(["chart", "ocr", "general"], ROWS), experts=world["experts"],
+    )  # fmt: skip
+    rows = found.projections.to_pylist()
+    assert len(rows) == 9
+    for row in rows:
+        assert row["coefficient"] == pytest.approx(float(row["mixture_id"] == row["domain"]), abs=1e-5)
+        assert row["residual"] == pytest.approx(0, abs=1e-5)
+    assert [row["weight"] for row in rows[:3]] == ROWS[0]
+    two = replace(world["experts"], models=world["experts"].models[:2])
+    with pytest.raises(DataError, match="no expert of the domain 'general'"):
+        score_trained(
+            local_context(tmp_path / "b"), base=handle(world["base"]), models=world["experts"], data=world["data"],
+            mixtures=named(["chart"], ROWS[:1]), experts=two,
+        )  # fmt: skip
+
+
+def named(ids: list[str], rows: list[list[float]]) -> Mixtures:
+    made = mixtures(rows)
+    listed = [row | {"mixture_id": name} for row, name in zip(made.mixtures.to_pylist(), ids, strict=True)]
+    return replace(made, mixtures=arrow_table("dmo_mixture", listed))
