@@ -8,23 +8,14 @@ from typing import TypeVar
 
 import numpy as np
 
+from runner.nodes.apportioning import apportioned
+
 T = TypeVar("T")
-K = TypeVar("K")
 
 
 def generator(seed: str) -> np.random.Generator:
     """Random numbers that depend on the text alone: what is added elsewhere changes none of them."""
     return np.random.default_rng(list(hashlib.sha256(seed.encode()).digest()))
-
-
-def apportioned(total: int, shares: Mapping[K, float]) -> dict[K, int]:
-    """``total`` cut into whole numbers by shares that add up to 1: largest remainders, the first on ties."""
-    exact = {key: total * share for key, share in shares.items()}
-    counts = {key: int(value + 1e-9) for key, value in exact.items()}
-    order = sorted(exact, key=lambda key: counts[key] - exact[key])
-    for key in order[: total - sum(counts.values())]:
-        counts[key] += 1
-    return counts
 
 
 def cells(total: int, shares: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], int]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.nodes.apportioning import apportioned
+
 Numbers = NDArray[np.int64]
 WINDOW = 32
 """Batches among which records are ordered by length."""
@@ -34,7 +36,7 @@ def fraction_of(domains: Sequence[str], fraction: float, seed: int, *, stratifie
     if not stratified:
         return np.sort(stream(seed, "fraction").permutation(total)[:wanted])
     groups = by_domain(domains)
-    counts = largest_remainder({name: len(rows) / total for name, rows in groups.items()}, wanted)
+    counts = apportioned(wanted, {name: len(rows) / total for name, rows in groups.items()})
     picked = [stream(seed, "fraction", name).permutation(rows)[: counts[name]] for name, rows in groups.items()]
     return np.sort(np.concatenate(picked))
 
@@ -45,17 +47,6 @@ def by_domain(domains: Sequence[str]) -> dict[str, Numbers]:
     for row, name in enumerate(domains):
         rows.setdefault(name, []).append(row)
     return {name: np.array(found, np.int64) for name, found in rows.items()}
-
-
-def largest_remainder(shares: Mapping[str, float], n: int) -> dict[str, int]:
-    """Whole numbers that sum to n, nearest to n * shares (which sum to 1); ties to the earlier name."""
-    # Products such as 0.3 * 10 fall short of their whole number by rounding alone.
-    exact = {name: round(share * n, 9) for name, share in shares.items()}
-    counts = {name: math.floor(value) for name, value in exact.items()}
-    order = sorted(exact, key=lambda name: counts[name] - exact[name])
-    for name in order[: n - sum(counts.values())]:
-        counts[name] += 1
-    return counts
 
 
 def single_pass(domains: Sequence[str], shares: Mapping[str, float]) -> int:
@@ -73,7 +64,7 @@ def draws(domains: Sequence[str], total: int, seed: int, shares: Mapping[str, fl
     if shares is None:
         return _cycled(np.arange(len(domains)), total, seed, "all")
     groups = by_domain(domains)
-    quota = largest_remainder(shares, total)
+    quota = apportioned(total, shares)
     parts = [_cycled(groups[name], count, seed, f"domain {name}") for name, count in quota.items() if count]
     return stream(seed, "mixed").permutation(np.concatenate(parts))
 

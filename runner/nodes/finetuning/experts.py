@@ -20,6 +20,7 @@ from runner.context import StepContext
 from runner.nodes.finetuning.learner import ADAPTER_WEIGHTS
 from runner.nodes.finetuning.running import Job, run
 from runner.nodes.finetuning.writing import write
+from runner.nodes.lora_geometry import cosines, inner_of_factors, pair_rows
 
 DONE = "done.json"
 
@@ -128,20 +129,17 @@ def lora_factors(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def inner(one: Mapping[str, tuple[Tensor, Tensor]], two: Mapping[str, tuple[Tensor, Tensor]]) -> float:
-    """<D_1, D_2> of D = B A over all tensors, by trace((B_1^T B_2) (A_2 A_1^T)): no product of full size is formed."""
-    pairs = ((one[name], two[name]) for name in one.keys() & two.keys())
-    return float(sum(torch.sum((b1.T @ b2) * (a1 @ a2.T)) for (a1, b1), (a2, b2) in pairs))
+    """Inner product of two experts' differences over all tensors."""
+    return sum(inner_of_factors(*one[name], *two[name]) for name in one.keys() & two.keys())
 
 
 def geometry(finished: Sequence[Finished]) -> list[dict[str, Any]]:
     """Cosines between the differences of LoRA experts to their base, each pair once; None where one of them is zero."""
     found = [(f.candidate.name, lora_factors(f.folder)) for f in finished if f.candidate.job.recipe.train == "lora"]
-    norms = {name: math.sqrt(max(0.0, inner(f, f))) for name, f in found}
-    rows = []
-    for (one, f1), (two, f2) in itertools.combinations(found, 2):
-        size = norms[one] * norms[two]
-        rows.append({"domain_i": one, "domain_j": two, "cosine": inner(f1, f2) / size if size else None})
-    return rows
+    table = torch.zeros(len(found), len(found), dtype=torch.float64)
+    for i, j in itertools.combinations_with_replacement(range(len(found)), 2):
+        table[i, j] = table[j, i] = inner(found[i][1], found[j][1])
+    return pair_rows([name for name, _ in found], cosines(table))
 
 
 def _sha256(files: Sequence[Path]) -> str:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from runner.nodes.lora_geometry import cosines, pair_rows
 from runner.nodes.merging.checkpoints import Checkpoint
 from runner.nodes.merging.checks import Checked, ExpertFacts, check_experts
 from runner.nodes.merging.experts import Expert, differences, open_expert
-from runner.nodes.merging.geometry import cosines, inner
+from runner.nodes.merging.geometry import inner
 
 if TYPE_CHECKING:
     from runner.artifacts import Experts
@@ -48,7 +49,7 @@ def describe(
             "delta_norm": norm,
         } for fact, norm in zip(checked.experts, norms, strict=True)
     ]  # fmt: skip
-    return Described(rows, _pairs(list(paths), cosines(table)), checked.experts, _warnings(checked, norms))
+    return Described(rows, pair_rows(list(paths), cosines(table)), checked.experts, _warnings(checked, norms))
 
 
 def gram_of(base: Checkpoint, experts: Sequence[Expert]) -> Tensor:
@@ -67,15 +68,6 @@ def gram_of(base: Checkpoint, experts: Sequence[Expert]) -> Tensor:
 def expert_paths(experts: Experts) -> dict[str, Path]:
     """Where the weights of each model of an artifact stand, in order."""
     return {model["name"]: experts.folder / model["path"] for model in experts.models}
-
-
-def _pairs(names: list[str], table: Tensor) -> list[dict[str, Any]]:
-    rows = []
-    for i, one in enumerate(names):
-        for j, other in enumerate(names[i + 1 :], i + 1):
-            value = float(table[i, j])
-            rows.append({"domain_i": one, "domain_j": other, "cosine": None if value != value else value})
-    return rows
 
 
 def _warnings(checked: Checked, norms: list[float]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from runner.errors import DataError
-from runner.nodes.merging.mixtures import quotas
+from runner.nodes.apportioning import quotas
 
 
 def quota_rows(

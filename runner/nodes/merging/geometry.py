@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from runner.nodes.lora_geometry import inner_of_factors
 from runner.nodes.merging.execution import LowRank
 
 Difference = LowRank | Tensor
@@ -21,13 +22,12 @@ CHUNK = 1 << 22
 def inner(one: Difference, other: Difference) -> float:
     """Frobenius inner product of two differences of the same tensor.
 
-    For factors: s_i s_j tr((B_i A_i)^T B_j A_j) = s_i s_j sum((B_i^T B_j) * (A_i A_j^T)), which costs r^2 (in + out).
+    For factors: s_i s_j tr((B_i A_i)^T B_j A_j), see ``inner_of_factors``.
     """
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return _dot(one, other)
     if isinstance(one, LowRank) and isinstance(other, LowRank):
-        across = (one.b.double().T @ other.b.double()) * (one.a.double() @ other.a.double().T)
-        return one.scaling * other.scaling * float(across.sum())
+        return one.scaling * other.scaling * inner_of_factors(one.a, one.b, other.a, other.b)
     low, full = (one, other) if isinstance(one, LowRank) else (other, one)
     assert isinstance(low, LowRank) and isinstance(full, Tensor)
     # <B A, D> = sum(B * (D A^T)); D is never multiplied out with B.
@@ -43,13 +43,6 @@ def gram(models: Sequence[Mapping[str, Difference]]) -> Tensor:
             shared = models[i].keys() & models[j].keys()
             table[i, j] = table[j, i] = sum(inner(models[i][name], models[j][name]) for name in sorted(shared))
     return table
-
-
-def cosines(table: Tensor) -> Tensor:
-    """Gram [K, K] -> cosines [K, K], clamped to -1..1; NaN where a difference is zero."""
-    norms = table.diagonal().clamp(min=0).sqrt()
-    scale = norms[:, None] * norms[None, :]
-    return torch.where(scale > 0, (table / scale).clamp(-1, 1), torch.nan)
 
 
 def projection(table: Tensor, across: Tensor, squared: Tensor) -> tuple[Tensor, Tensor]:

@@ -114,18 +114,6 @@ def entropy(weights: Weights) -> NDArray[np.float64]:
     return np.asarray(-(weights * logs).sum(axis=1))
 
 
-def quotas(weights: Any, n: int) -> NDArray[np.int64]:
-    """Whole numbers of records a domain, [.., K], that sum to n: largest remainders, ties to the earlier domain."""
-    shares = np.asarray(weights, np.float64)
-    # Products such as 0.3 * 10 fall short of their whole number by rounding alone.
-    exact = np.round(shares * n, SAME)
-    whole = np.floor(exact).astype(np.int64)
-    missing = n - whole.sum(axis=-1, keepdims=True)
-    order = np.argsort(whole - exact, axis=-1, kind="stable")
-    rank = np.argsort(order, axis=-1, kind="stable")
-    return np.asarray(whole + (rank < missing))
-
-
 def _rounded(weights: Weights, decimals: int | None) -> Weights:
     if decimals is None:
         return weights

@@ -17,9 +17,10 @@ from runner.data.images import decode, decode_cut_out
 from runner.data.places import Place, read_pictures
 from runner.data.sources import open_sources
 from runner.errors import DataError
+from runner.nodes.apportioning import apportioned
 from runner.nodes.composing.steps import compose
 from runner.nodes.cut_outs import matcher
-from runner.nodes.dealing import apportioned, cells, dealt, rounds
+from runner.nodes.dealing import cells, dealt, rounds
 from runner.nodes.pasting import Pose, pasted, trimmed
 from runner.steps import load_steps
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.nodes.finetuning.drawing import batches, draws, fraction_of, largest_remainder, single_pass
+from runner.nodes.apportioning import apportioned
+from runner.nodes.finetuning.drawing import batches, draws, fraction_of, single_pass
 
 DOMAINS = ["a"] * 30 + ["b"] * 10 + ["c"] * 60
 
@@ -36,7 +37,7 @@ def test_another_seed_draws_others_and_too_little_is_refused() -> None:
 @settings(max_examples=100, deadline=None)
 def test_quotas_sum_and_are_never_off_by_one(parts: list[int], n: int) -> None:
     shares = {str(i): part / sum(parts) for i, part in enumerate(parts)}
-    quota = largest_remainder(shares, n)
+    quota = apportioned(n, shares)
     assert sum(quota.values()) == n
     assert all(abs(quota[name] - share * n) < 1 + 1e-9 for name, share in shares.items())
 

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from runner.errors import ModelRefused
+from runner.nodes.lora_geometry import cosines
 from runner.nodes.merging.adapter_files import LoraAdapter, write_adapter
 from runner.nodes.merging.checks import check_experts
 from runner.nodes.merging.describing import describe
 from runner.nodes.merging.execution import LowRank
-from runner.nodes.merging.geometry import cosines, gram, projection
+from runner.nodes.merging.geometry import gram, projection
 from runner.nodes.merging.names import canonical, match
 
 CONFIG = {"model_type": "llama", "vocab_size": 8, "tie_word_embeddings": False}

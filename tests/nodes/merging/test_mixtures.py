@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner.nodes.apportioning import quotas
 from runner.nodes.merging import mixtures
 
 
@@ -80,15 +81,15 @@ def test_entropy_of_corners_and_centre() -> None:
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=7).filter(lambda w: sum(w) > 0.1), st.integers(1, 102_400))
 def test_quotas_sum_to_n_and_miss_by_less_than_one(raw: list[float], n: int) -> None:
     weights = np.array(raw) / sum(raw)
-    found = mixtures.quotas(weights, n)
+    found = quotas(weights, n)
     assert found.sum() == n
     assert (np.abs(found - weights * n) < 1 + 1e-6).all()
 
 
 def test_quotas_by_hand() -> None:
-    assert mixtures.quotas([0.5, 0.25, 0.25], 10).tolist() == [5, 3, 2]
-    assert mixtures.quotas([[0.3, 0.7], [1, 0]], 10).tolist() == [[3, 7], [10, 0]]
-    assert mixtures.quotas([1 / 3, 1 / 3, 1 / 3], 102_400).tolist() == [34_134, 34_133, 34_133]
+    assert quotas([0.5, 0.25, 0.25], 10).tolist() == [5, 3, 2]
+    assert quotas([[0.3, 0.7], [1, 0]], 10).tolist() == [[3, 7], [10, 0]]
+    assert quotas([1 / 3, 1 / 3, 1 / 3], 102_400).tolist() == [34_134, 34_133, 34_133]
 
 
 @pytest.mark.parametrize(
