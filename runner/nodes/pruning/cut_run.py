@@ -109,14 +109,14 @@ class Cut:
     def _widths(self, number: int, stage: WidthStage) -> None:
         groups = layer_groups(self.network, self.decoder)
         deciding.check_ranges(stage, len(groups))
-        whole, present = deciding.sizes_of(groups), count(self.network, self.decoder).llm
+        whole = deciding.sizes_of(groups)
         ratio: float | None = None
         for step in range(1, stage.iterative_steps + 1):
             groups = layer_groups(self.network, self.decoder)
             units = self.scorer.units(stage.criterion, self.plan, untouched=not self.touched)
-            if step == 1:
+            if step in (1, stage.iterative_steps):  # new scores can rank units of other sizes first
                 ratio = deciding.target_ratio(
-                    stage, present, self.original.llm,
+                    stage, count(self.network, self.decoder).llm, self.original.llm,
                     lambda r: deciding.removed_parameters(groups, deciding.decide_widths(stage, groups, units, whole, r)),  # noqa: B023
                 )  # fmt: skip
             share = Fraction(step, stage.iterative_steps)

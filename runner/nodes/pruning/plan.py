@@ -184,22 +184,33 @@ def _global(
 ) -> Widths:
     """Ranked together; the share that is left to remove of what the earlier steps of the stage left."""
     pool: dict[tuple[int, str], select.UnitScores] = {}
-    ratios: dict[str, float] = {}
+    left: dict[str, Fraction] = {}
+    now: dict[str, int] = {}
     for kind, part in (("kv_group", stage.attention), ("neuron", stage.mlp)):
         if part is None:
             continue
         inside = [p for p in range(len(groups)) if _inside(part, p)]
         pool |= {(p, kind): _unit_scores(groups[p], kind, units[p, kind]) for p in inside}
         had = sum(whole[p][0 if kind == "kv_group" else 2] * pool[p, kind].parameters for p in inside)
-        now = sum(len(pool[p, kind].scores) * pool[p, kind].parameters for p in inside)
-        left = had * (1 - _ratio(part, ratio, share))
-        ratios[kind] = float(max(Fraction(0), 1 - left / now))
-    one = len(ratios) == 1 or (stage.target_fraction is None and stage.target_params is None)
-    kept = select.keep_global(pool, ratios if one else max(ratios.values()), stage.normalize)
+        now[kind] = sum(len(pool[p, kind].scores) * pool[p, kind].parameters for p in inside)
+        left[kind] = had * (1 - _ratio(part, ratio, share))
+    apart = stage.target_fraction is None and stage.target_params is None
+    # Ranked together, earlier steps may have taken from one kind alone: what is left to remove is known of both in sum.
+    ratios = (
+        {kind: _beyond(left[kind], now[kind]) for kind in now}
+        if apart
+        else _beyond(sum(left.values()), sum(now.values()))
+    )
+    kept = select.keep_global(pool, ratios, stage.normalize)
     return {
         p: _widths(stage, groups[p], kept.get((p, "kv_group")), kept.get((p, "neuron")))
         for p in sorted({p for p, _ in kept})
     }
+
+
+def _beyond(left: Fraction | int, now: int) -> float:
+    """Share of what is there now that has to go for ``left`` to stay."""
+    return float(max(Fraction(0), 1 - Fraction(left) / now))
 
 
 def _unit_scores(group: LayerGroups, kind: str, scores: Tensor) -> select.UnitScores:

@@ -14,8 +14,11 @@ from runner.artifacts.lvlm import PrunedLvlm, PruneScores
 from runner.context import local_context
 from runner.errors import DataError, ModelRefused
 from runner.models.lvlm.loading import Lvlm, read
-from runner.nodes.pruning.apply import layer_groups
+from runner.nodes.pruning.apply import Plan, count, layer_groups
+from runner.nodes.pruning.cut_run import Cut
+from runner.nodes.pruning.cut_scores import Scorer
 from runner.nodes.pruning.cut_steps import cut
+from runner.nodes.pruning.scoring import Settings
 from runner.nodes.pruning.specs import Stage
 from tests.nodes.pruning.tiny_lvlms import HIDDEN, LAYERS, MLP, folder, inputs, network
 
@@ -117,6 +120,33 @@ def test_targets_are_met(model: Lvlm, tmp_path: Path, scope: str) -> None:
     assert row["removed_fraction"] >= 0.3
     grain = 2 * LAYERS * 6 * HIDDEN * (HIDDEN // 4)  # one group more in each layer
     assert row["removed_fraction"] <= 0.3 + grain / made.models.to_pylist()[0]["params_llm"]
+
+
+class Aside(Scorer):
+    """Heads far above neurons, so that the first steps take neurons alone."""
+
+    def units(self, criterion: str, plan: Plan, *, untouched: bool) -> dict[tuple[int, str], torch.Tensor]:
+        generator = torch.Generator().manual_seed(len(plan.widths[0].neurons))
+        found = {}
+        for position, group in enumerate(layer_groups(self.network, self.decoder)):
+            found[position, "kv_group"] = 1e4 + torch.arange(group.attention.n_kv, dtype=torch.float64)
+            found[position, "neuron"] = torch.rand(group.mlp.width, generator=generator, dtype=torch.float64)
+        return found
+
+
+@pytest.mark.parametrize("normalize", ["per_parameter", "zscore"])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_steps_towards_a_target_meet_it_however_kinds_share_it(normalize: str, steps: int) -> None:
+    made = network("llama_gqa")
+    stage = {
+        "kind": "width", "attention": {}, "mlp": {}, "target_fraction": 0.2, "scope": "global", "normalize": normalize,
+        "iterative_steps": steps,
+    }  # fmt: skip
+    original, whole = count(made), Plan.whole(layer_groups(made))
+    Cut(None, made, "auto", Aside(made, "auto", None, None, Settings()), "m", 0, original, whole).run(stages(stage))
+    gone = original.llm - count(made).llm
+    unit = max(6 * HIDDEN * (HIDDEN // 4), 3 * HIDDEN)  # of one group: the largest that a step can go too far by
+    assert 0.2 * original.llm <= gone < 0.2 * original.llm + unit
 
 
 def test_layers_by_target_and_iterative_steps_reach_the_same_counts(model: Lvlm, tmp_path: Path) -> None:
