@@ -46,7 +46,7 @@ def width_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
     bars = alt.Chart(alt.InlineData(values=values)).mark_bar(opacity=0.85).encode(
         x=alt.X("layer:O", axis=across),
         y=alt.Y("share:Q", axis=upwards, scale=alt.Scale(domain=[0, 1])),
-        color=_colour("what", names, LINES),
+        color=_colour("what", names, PALETTE),
     )  # fmt: skip
     step = max(9, min(22, 2 * WIDTH // max(len(layers), 1)))
     return svg(bars.properties(width=alt.Step(step), height=70).facet(row=alt.Row("what:N", sort=names, header=alt.Header(title=None, labels=False)), spacing=8))  # fmt: skip
@@ -66,7 +66,9 @@ def curve_chart(points: Sequence[Mapping[str, Any]]) -> Markup:
 
     values = [{k: p[k] for k in ("name", "step", "value")} for p in points if p["value"] is not None]
     names = list(dict.fromkeys(p["name"] for p in values))
-    across = alt.Axis(title=None, tickCount=6, tickMinStep=1, grid=False, format="d")
+    steps = sorted({p["step"] for p in values})
+    few = steps if len(steps) <= 8 else alt.Undefined
+    across = alt.Axis(title=None, tickCount=6, values=few, grid=False, format="d")
     chart = alt.Chart(alt.InlineData(values=values)).mark_line(strokeWidth=2, point={"size": 16}).encode(
         x=alt.X("step:Q", axis=across, scale=alt.Scale(zero=False)),
         y=alt.Y("value:Q", axis=alt.Axis(title=None, tickCount=5)),
@@ -97,7 +99,9 @@ def ranking_chart(rows: Sequence[Mapping[str, Any]], domains: Sequence[str]) -> 
         x=alt.X("share:Q", stack="zero", axis=alt.Axis(title=None, tickCount=3, format=".0%", grid=False), scale=alt.Scale(domain=[0, 1])),
         color=_colour("domain", list(short.values()), PALETTE), order=alt.Order("order:Q"),
     ).properties(width=WIDTH * 2 // 3, height=alt.Step(22))  # fmt: skip
-    return svg(alt.hconcat(bars, _intervals(lines, order), spacing=18).resolve_scale(y="independent"))
+    return svg(
+        alt.hconcat(bars, _intervals(lines, order), spacing=18).resolve_scale(y="independent", color="independent")
+    )
 
 
 def _intervals(lines: Sequence[Row], order: Sequence[str]) -> Any:

@@ -71,7 +71,8 @@ def _merging(t):
         "proxies": {"dmo_mixture": [_mixture(t, m, w) for m, w in WEIGHTS.items()], "dmo_merge": [_merge(t, m, "linear") for m in WEIGHTS],
                     "dmo_score": [_score(t, m, "proxy", d, -PROXY[m][0]) for m in WEIGHTS for d in DOMAINS]},
         "trained": {"dmo_expert": [_expert(t, m, None, 2.0) for m in TRIED], "recovery_step": [_trained(t, m, i) for m in TRIED for i in (1, 2, 3)]},
-        "truth": {"dmo_mixture": [_mixture(t, m, w) for m, w in tried.items()], "dmo_merge": [_merge(t, m, "trained") for m in TRIED],
+        "truth": {"dmo_projection": [_projection(t, m, d, w) for m, weights in tried.items() for d, w in zip(DOMAINS, weights, strict=True)],
+                  "dmo_mixture": [_mixture(t, m, w) for m, w in tried.items()], "dmo_merge": [_merge(t, m, "trained") for m in TRIED],
                   "dmo_score": [_score(t, m, "true", d, -TRIED[m][1]) for m in TRIED for d in DOMAINS]},
         "regression": {"dmo_mixture": [_mixture(t, m, w) for m, w in tried.items()],
                        "dmo_score": [_score(t, m, "regression", d, -TRIED[m][1] - 0.01) for m in TRIED for d in DOMAINS]},
@@ -290,6 +291,10 @@ def _merge(t, name, method):
         "bytes_written": 0,
         "sha256": None,
     }
+
+
+def _projection(t, name, domain, weight):
+    return {"mixture_id": t(name), "domain": t(domain), "coefficient": 0.4, "weight": weight, "residual": 0.36}
 
 
 def _score(t, name, kind, domain, value):

@@ -108,7 +108,7 @@ def test_the_order_of_the_page(pages):
     "said",
     ["Of 4 mixtures, m1 comes out best: 50 % shapes , 50 % counts", "This 1 mixture cannot be told apart from the best: m4", "cannot be told from one by chance",
      "the one that merged stand-ins put first is number 2 , 0.10 below the best", "a quadratic over the shares (Scheffé's)", "62 % counts , 38 % shapes", "failed", "\u22120.12",
-     "2 experts took 2.0 s to train; 4 mixtures were then merged and evaluated in 17.0 s", "Training on 3 mixtures took 4.5 s : at that rate, 6.0 s", "linear, batched lora",
+     "2 experts took 2.0 s to train; 4 mixtures were then merged and evaluated in 17.0 s", "Training on 3 mixtures took 4.5 s : at that rate, 6.0 s", "linear, batched lora", "shapes 0.50 0.40 36 %",
      "<0.001"],
 )  # fmt: skip
 def test_what_must_be_there(pages, said):

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 TABLES = frozenset(
-    ["dmo_expert", "dmo_geometry", "dmo_mixture", "dmo_merge", "dmo_score", "dmo_objective", "dmo_validity", "dmo_surrogate"]
+    ["dmo_expert", "dmo_geometry", "dmo_mixture", "dmo_merge", "dmo_score", "dmo_objective", "dmo_validity", "dmo_surrogate",
+     "dmo_projection"]
 )  # fmt: skip
 KEYS = ("variant", "step")
 MOST_LINES = 40
@@ -38,6 +39,7 @@ RANKING = "SELECT * FROM mixture_ranking WHERE run_id = $run ORDER BY variant, s
 VALIDITY = "SELECT * FROM proxy_validity WHERE run_id = $run ORDER BY variant, step, kind, task <> 'objective', task"
 EXPERTS = "SELECT * FROM dmo_expert WHERE run_id = $run ORDER BY variant, step, domain IS NULL, name"
 GEOMETRY = "SELECT * FROM expert_geometry WHERE run_id = $run ORDER BY variant, step, domain_i, domain_j"
+PROJECTIONS = "SELECT * FROM dmo_projection WHERE run_id = $run ORDER BY variant, step, mixture_id, domain"
 FITS = "SELECT * FROM dmo_surrogate WHERE run_id = $run ORDER BY variant, step, task <> 'objective', task, model, round"
 # The order of a fit's shares is that of the mixtures of its run, where all of them have one order.
 DOMAINS = """
@@ -75,6 +77,7 @@ class Found:
     validity: list[Row]
     experts: list[Row]
     geometry: list[Row]
+    projections: list[Row]
     fits: list[Row]
     domains: list[Row]
     scores: list[Row]
@@ -84,7 +87,7 @@ class Found:
 def collect(read: Reader, request: Request) -> Found | None:
     """The rows, or None where nothing was merged and no mixture scored."""
     of_run: dict[str, Any] = {"run": request.run_id}
-    statements = (RANKING, VALIDITY, EXPERTS, GEOMETRY, FITS, DOMAINS, SCORES, COSTS)
+    statements = (RANKING, VALIDITY, EXPERTS, GEOMETRY, PROJECTIONS, FITS, DOMAINS, SCORES, COSTS)
     found = Found(*(read(sql, of_run).to_pylist() for sql in statements))
     return found if any(vars(found).values()) else None
 
@@ -107,8 +110,13 @@ def _parts(found: Found) -> Iterator[Part]:
     if found.scores:
         boards = [{**place, **by_task(rows)} for place, rows in grouped(found.scores, (*KEYS, "kind"))]
         yield Part("mixture-scores", "Scores of the mixtures by task", "merging_scores.html.jinja", {"boards": boards, "kinds": KINDS})  # fmt: skip
-    if found.experts or found.geometry:
-        yield Part("experts", "The experts", "merging_experts.html.jinja", {"boards": list(_experts(found))})
+    if found.experts or found.geometry or found.projections:
+        yield Part(
+            "experts",
+            "The experts",
+            "merging_experts.html.jinja",
+            {"boards": list(_experts(found)), "projections": found.projections},
+        )
     if found.costs:
         yield Part("merging-costs", "What it cost", "merging_costs.html.jinja", {"rows": found.costs, "kinds": KINDS, "account": list(account(found.costs))})  # fmt: skip
 
