@@ -88,7 +88,8 @@ def test_losses_are_fitted_so_that_the_maximum_is_the_best(tmp_path: Path) -> No
 def test_projections_find_the_weights_of_merges_and_what_lies_beside(tmp_path: Path) -> None:
     import torch
 
-    base, paths = write_base(tmp_path / "base"), {}
+    base = write_base(tmp_path / "base")
+    paths: dict[str, Path] = {}
     generator = torch.Generator().manual_seed(0)
     modules = [f"model.layers.{i}.self_attn.q_proj" for i in range(2)]
     for name in ("a", "b", "beside"):
