@@ -2,7 +2,6 @@ import io
 import sys
 from pathlib import Path
 
-import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,10 +11,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_encoder import ColourEncoder
 
 from runner.context import local_context
-
-# The first call of scipy imports for longer than a deadline.
-hypothesis.settings.register_profile("patient", deadline=None)
-hypothesis.settings.load_profile("patient")
 
 
 def picture(seed: int, colour=None, size=(24, 20), kind="PNG") -> bytes:
