@@ -164,6 +164,7 @@ def test_a_pool_that_is_too_large_is_said_with_what_to_do(folder: Path, store: R
     assert "fewer than 9 pictures" in said and "allow_fewer" in said
 
 
+@pytest.mark.large  # tests/nodes/classify/test_steps.py holds the same refusal without the command line
 def test_without_validation_pictures_the_search_says_how_to_go_on(folder: Path, store: ResultsStore) -> None:
     said = " ".join(execute(folder, SPEC, "--set", "splits=[train,test]", expect=1).split())
     assert "'val'" in said and "search: false" in said

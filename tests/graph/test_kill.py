@@ -95,7 +95,7 @@ def finish(scene, undisturbed, kept):
 
 
 @pytest.mark.parametrize(
-    "number", [1, 5, 7, 12, 27, 60, *(pytest.param(n, marks=pytest.mark.large) for n in (3, 6, 9, 17, 40))]
+    "number", [1, 7, 27, 60, *(pytest.param(n, marks=pytest.mark.large) for n in (3, 5, 6, 9, 12, 17, 40))]
 )
 def test_killed_at_an_fsync_or_rename(children, undisturbed, tmp_path, number):
     scene = Scene(children, tmp_path / "scene")
@@ -103,9 +103,9 @@ def test_killed_at_an_fsync_or_rename(children, undisturbed, tmp_path, number):
     finish(scene, undisturbed, scene.artifacts())
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 3, *(pytest.param(n, marks=pytest.mark.large) for n in range(4, 10))])
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.large) for n in range(2, 10))])
 def test_killed_three_times_at_random_moments(children, undisturbed, tmp_path, seed):
-    """Ten runs, thirty kills: three in a row, each after a random time (four of the runs by default)."""
+    """Ten runs, thirty kills: three in a row, each after a random time (two of the runs by default)."""
     chance = random.Random(seed)
     scene = Scene(children, tmp_path / "scene", pause=0.02)
     kept = {}
