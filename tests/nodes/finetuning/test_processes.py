@@ -118,7 +118,7 @@ class After:
             stopping()
 
 
-@pytest.mark.parametrize("mode", ["lora", "full"])
+@pytest.mark.parametrize("mode", [pytest.param("lora", marks=pytest.mark.large), "full"])
 def test_two_processes_end_where_one_does_also_when_stopped_between(
     mode: Literal["lora", "full"], tiny: Lvlm, squares: Conversations, tmp_path: Path
 ) -> None:
