@@ -32,14 +32,17 @@ class Kept:
 
 @contextmanager
 def remembered_pictures(vision: nn.Module | None, kept: Kept) -> Iterator[None]:
-    """A tower that no merge changes sees each batch of pictures once; what it gave is told by the bytes it was given."""
+    """A tower that no merge changes sees each batch of pictures once; what it gave is told by the bytes it was given.
+
+    ``kept``: of this tower and its like alone; a network that is loaded again brings the same tower under another address.
+    """
     if vision is None:
         yield
         return
     forward, before = vision.forward, vision.__dict__.get("forward")
 
     def once(*args: Any, **kwargs: Any) -> Any:
-        key = (id(vision), _key((args, kwargs)))
+        key = _key((args, kwargs))
         found = kept.get(key)
         if found is None:
             found = forward(*args, **kwargs)

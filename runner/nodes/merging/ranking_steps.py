@@ -60,6 +60,12 @@ def rank(
     from runner.nodes.merging.ranking import indistinguishable
 
     seed = ctx.seed if seed is None else seed
+    strange = next((s for s in (true, *others) if s is not None and list(s.domains) != list(proxy.domains)), None)
+    if strange is not None:
+        raise DataError(
+            f"scores of kind {strange.kind} weigh {', '.join(strange.domains)}, the stand-ins {', '.join(proxy.domains)}",
+            hint="mixtures are compared by their weights: name the same domains in the same order",
+        )
     try:
         table = validity.score_table(proxy)
         choosing, reporting = validity.halves(table, seed) if halves else (table, table)

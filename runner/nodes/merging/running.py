@@ -91,7 +91,8 @@ def _about(job: Job, names: Sequence[str], execution: str) -> dict[str, Any]:
     """What besides the weights makes a result what it is."""
     sha = {row["name"]: row["sha256"] for row in job.experts.experts.to_pylist()}
     return {
-        "base": job.base.identity, "dtype": job.base.dtype, "experts": [sha[name] for name in names],
+        # Names too: random drops, densities and weights of tensors follow them.
+        "base": job.base.identity, "dtype": job.base.dtype, "experts": [[name, sha[name]] for name in names],
         "merge": job.spec.model_dump(mode="json", by_alias=True), "execution": execution,
     }  # fmt: skip
 

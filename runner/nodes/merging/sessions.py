@@ -123,9 +123,15 @@ class Sessions(Merges):
     @cached_property
     def vision(self) -> nn.Module | None:
         """The vision tower where no expert changes a part of it."""
-        parts = anatomy(self.loaded.network, self.base.decoder)
+        return self._unchanged_tower(self.loaded.network)
+
+    def _unchanged_tower(self, network: nn.Module) -> nn.Module | None:
+        parts = anatomy(network, self.base.decoder)
+        found = match(dict(network.named_parameters()), self.own.entries).found
         inside = f"{parts.vision_path}."
-        changed = parts.vision_path is not None and any(name.startswith(inside) for name in self.places.values())
+        changed = parts.vision_path is not None and any(
+            found.get(name, "").startswith(inside) for name in self.merger.names
+        )
         tower: nn.Module | None = parts.vision
         return None if changed else tower
 
@@ -134,9 +140,11 @@ class Sessions(Merges):
         if "loaded" in self.__dict__:
             self.loaded.close()
 
-    def _cost(self, mixture: Mixture, start: float) -> None:
-        count = len(self.merger.names)
-        self.costs[mixture.mixture_id] = Costs(count, len(self.own.entries) - count, time.perf_counter() - start)
+    def _cost(self, mixtures: Sequence[Mixture], start: float) -> None:
+        """What was made together is shared by all of it; loading the network is no part of a merge."""
+        count, seconds = len(self.merger.names), (time.perf_counter() - start) / len(mixtures)
+        for mixture in mixtures:
+            self.costs[mixture.mixture_id] = Costs(count, len(self.own.entries) - count, seconds)
 
 
 def _alone(live: Sequence[Mixture], rows: int) -> None:
@@ -155,17 +163,15 @@ class BatchedSessions(Sessions):
     @contextmanager
     def session(self, mixtures: Sequence[Mixture]) -> Iterator[Ready]:
         """Swap the adapted modules; experts without weight in any of these mixtures are left out."""
-        start = time.perf_counter()
+        network, _, start = self.loaded.network, self.places, time.perf_counter()
         rows = [linear_coefficients(self.spec, mixture.weights) for mixture in mixtures]
         table = torch.tensor([row or [] for row in rows], dtype=torch.float32)
         if not bool(torch.isfinite(table).all()):
             raise ModelRefused("weights that are not finite in float32")
         used = [k for k in range(len(self.experts)) if bool((table[:, k] != 0).any())] or [0]
         row_of = {mixture.mixture_id: row for row, mixture in enumerate(mixtures)}
-        network = self.loaded.network
         with BatchedMixtures(network, [self._low(k) for k in used], [self._whole(k) for k in used]) as batched:
-            for mixture in mixtures:
-                self._cost(mixture, start)
+            self._cost(mixtures, start)
 
             def assign(live: Sequence[Mixture], count: int) -> None:
                 chosen = table[[row_of[mixture.mixture_id] for mixture in live]][:, used]
@@ -217,7 +223,7 @@ class ResidentSessions(Sessions):
             resident.set(coefficients)
         else:
             self._merge(resident, mixture)
-        self._cost(mixture, start)
+        self._cost(mixtures, start)
         if not resident.is_finite():
             raise ModelRefused("the merge holds values that are not finite")
         yield Ready(self.loaded, _alone, self.vision)
@@ -237,11 +243,14 @@ class StreamSessions(Sessions):
     def session(self, mixtures: Sequence[Mixture]) -> Iterator[Ready]:
         """Memory for K + 2 tensors besides the network."""
         (mixture,) = mixtures
-        start, parameters = time.perf_counter(), dict(self.loaded.network.named_parameters())
+        parameters, places, start = dict(self.loaded.network.named_parameters()), self.places, time.perf_counter()
         with torch.no_grad():
-            for name, place in self.places.items():
-                parameters[place].copy_(self.merger.tensor(name, self.own.tensor(name), mixture.weights))
-        self._cost(mixture, start)
+            for name, place in places.items():
+                base, live = self.own.tensor(name), parameters[place]
+                # In the wider of the two, so that only the live dtype rounds, as in the other executions.
+                wide = base.to(torch.promote_types(base.dtype, live.dtype))
+                live.copy_(self.merger.tensor(name, wide, mixture.weights))
+        self._cost(mixtures, start)
         yield Ready(self.loaded, _alone, self.vision)
 
 
@@ -263,7 +272,7 @@ class CheckpointSessions(Sessions):
         self.costs[mixture.mixture_id] = Costs(**vars(written))
         loaded = read(folder, dtype=self.base.dtype, device=self.base.device, name=self.base.name)
         try:
-            yield Ready(loaded, _alone, anatomy(loaded.network, self.base.decoder).vision)
+            yield Ready(loaded, _alone, self._unchanged_tower(loaded.network))
         finally:
             loaded.close()
             shutil.rmtree(folder, ignore_errors=True)

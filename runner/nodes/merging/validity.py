@@ -127,11 +127,15 @@ class Objectives:
 
 
 def objectives(table: ScoreTable, objective: Objective, draws: int, seed: int) -> Objectives:
-    """Values of all mixtures and, where their items are known, paired intervals against the best. Raises ``ValueError``."""
+    """Values of all mixtures and, where scores are means of known items, paired intervals against the best. Raises ``ValueError``.
+
+    A benchmark whose score is another function of its items (F1, accuracy+, means of categories) has no interval here: resampled
+    item means would be draws of another quantity.
+    """
     weights = objective.weights(table.tasks)
     values = table.objective(weights)
     order = ranking.best_first(values, entropy(table.weights))
-    if np.isnan(values).all() or not all(name in table.items for name in weights):
+    if np.isnan(values).all() or not all(_is_item_mean(table, name) for name in weights):
         return Objectives(table, values, order, None, None)
     signed = np.array(list(weights.values()))
     found = ranking.resampled([table.items[name] for name in weights], lambda means: means @ signed, draws, seed)
@@ -144,6 +148,14 @@ def surrogate_rows(table: ScoreTable, objective: Objective) -> list[dict[str, An
     columns |= {name: table.values[:, t] * table.signs[t] for t, name in enumerate(table.names)}
     rows = [quadratic_row(name, table.weights, values) for name, values in columns.items()]
     return [row for row in rows if row is not None]
+
+
+def _is_item_mean(table: ScoreTable, task: str) -> bool:
+    if task not in table.items:
+        return False
+    means, stored = table.items[task][0].mean(1), table.values[:, table.names.index(task)]
+    both = ~(np.isnan(means) | np.isnan(stored))
+    return bool(np.allclose(means[both], stored[both], rtol=0, atol=1e-6))
 
 
 def aligned(stand_in: ScoreTable, true: ScoreTable) -> tuple[ScoreTable, ScoreTable]:

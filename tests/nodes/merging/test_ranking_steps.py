@@ -1,5 +1,6 @@
 """Steps dmo.mixtures and dmo.rank on made scores."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,18 @@ def test_objective_weights_by_hand() -> None:
     assert Objective(tasks={"gqa": 3, "loss/chart": 1}).weights(tasks) == {"gqa": 0.75, "loss/chart": -0.25}
     with pytest.raises(ValueError, match="no task 'gq'"):
         Objective(tasks={"gq": 1}).weights(tasks)
+
+
+def test_scores_over_other_domains_are_not_compared(ctx: StepContext) -> None:
+    proxy = made("proxy", np.eye(3))
+    turned = replace(made("true", np.eye(3)), domains=DOMAINS[::-1])
+    with pytest.raises(DataError, match="count, object"):
+        rank(ctx, proxy=proxy, true=turned)
+
+
+def test_scores_that_are_no_item_means_have_no_interval(ctx: StepContext) -> None:
+    proxy = made("proxy", np.eye(3))
+    rows = [{**row, "value": row["value"] ** 2} for row in proxy.scores.to_pylist()]
+    found = rank(ctx, proxy=replace(proxy, scores=arrow_table("dmo_score", rows)))
+    assert {row["ci_low"] for row in found.objectives.to_pylist()} == {None}
+    assert None not in {row["ci_low"] for row in rank(ctx, proxy=proxy).objectives.to_pylist()}
