@@ -111,6 +111,7 @@ def test_wrong_specs_are_refused(folder: Path, old: str, new: str, message: str)
     assert message in runner(folder, "validate", "wrong.yaml", expect=2)
 
 
+@pytest.mark.large  # tests/nodes/openworld/test_steps.py holds the same refusal without the command line
 def test_a_chunker_that_is_not_installed_stops_with_what_to_do(folder: Path) -> None:
     (folder / "wrong.yaml").write_text(SPEC.replace("CHUNKER", "spacy:en_core_web_trf"))
     said = " ".join(runner(folder, "exec", "wrong.yaml", expect=1).split())
