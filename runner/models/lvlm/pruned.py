@@ -59,14 +59,15 @@ def write(
 ) -> Written:
     """Write a cut network (``masked``: a zeroed one) as ``folder``, which must be empty or missing.
 
-    ``plan``: what is kept, in indices of the model in ``source_folder``, whose tokenizer, processor and generation settings are copied.
+    ``plan``: what is kept, in indices of the model in ``source_folder``, whose tokenizer, processor and generation settings are copied;
+    where that is a cut model with a manifest, the new manifest counts on in the original's indices, by which teachers are paired.
     ``card``: Markdown for README.md. Raises ``ModelRefused`` where the format cannot say this model, before anything is written;
     nothing is left where writing fails.
     """
     if format == "uniform":
         refuse_unequal(plan)
     config, note = config_to_write(network, format, source_folder, decoder)
-    manifest = _manifest(network, plan, config, decoder) if format == "manifest" else None
+    manifest = _manifest(network, _in_original(plan, source_folder), config, decoder) if format == "manifest" else None
     need = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     with _whole(folder, need) as draft:
         _save_weights(network, draft, source_folder, decoder)
@@ -233,6 +234,14 @@ def refuse_unequal(plan: Plan) -> None:
             f"{plan.layers[0]}, which no stock config can say",
             hint="Write `format: manifest` (loads here) or `masked` (loads anywhere, no smaller), or cut all layers alike.",
         )
+
+
+def _in_original(plan: Plan, source_folder: Path) -> Plan:
+    """``plan`` in indices of the model that the source itself was cut from, as its own manifest counts."""
+    if not (source_folder / MANIFEST).is_file():
+        return plan
+    before = read_manifest(source_folder)[0]
+    return before.drop(plan.layers).narrow(dict(enumerate(plan.widths)))
 
 
 def _manifest(network: Any, plan: Plan, config: dict[str, Any], decoder: str) -> dict[str, Any]:

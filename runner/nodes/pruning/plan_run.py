@@ -72,6 +72,11 @@ def refuse_impossible(model: VisionLanguageModel, stages: Sequence[Stage], forma
             f"format masked: {model.name} is cut already ({pruned.MANIFEST}), so its shapes are not those of a stock model",
             hint="Write `format: manifest`, or cut the original in one go.",
         )
+    if format == "masked" and any(isinstance(stage, WidthStage) and stage.compensate for stage in stages):
+        raise ModelRefused(
+            "format masked: the original's weights with zeros have no place for the biases of compensate",
+            hint="Write `format: manifest`, or leave compensate out.",
+        )
     cut = simulate(model, stages, "planned", seed)
     ranked = any(isinstance(stage, WidthStage) and stage.scope == "global" for stage in stages)
     if format == "uniform" and not ranked:

@@ -187,6 +187,21 @@ def test_a_second_cut_of_a_cut_model_stays_readable(source: Path, tmp_path: Path
     assert torch.equal(logits(pruned.load(tmp_path / "second", "float32"), "llama"), logits(again, "llama"))
 
 
+def test_a_second_cut_is_told_in_the_originals_indices(source: Path, tmp_path: Path) -> None:
+    model, first = cut(network("llama"), even=False)  # layers 0, 2, 3; of layer 2 the heads 1, 2, 3 and four neurons
+    pruned.write(model, first, tmp_path / "first", "manifest", source)
+    again = pruned.load(tmp_path / "first", "float32")
+    groups = layer_groups(again)
+    widths = {1: LayerWidths.by_groups(groups[1], [0, 2], [1, 3])}
+    plan = Plan.whole(groups).narrow(widths).drop([1, 2])
+    drop_layers(slice_widths(again, widths), [1, 2])
+    pruned.write(again, plan, tmp_path / "second", "manifest", tmp_path / "first")
+    told = pruned.read_manifest(tmp_path / "second")[0]
+    assert told.layers == (2, 3)
+    assert told.widths[0].heads == (1, 3)
+    assert told.widths[0].neurons == (NEURONS[1], NEURONS[3])
+
+
 def test_trained_weights_of_a_cut_model_keep_its_layout(source: Path, tmp_path: Path) -> None:
     model, plan = cut(network("llama"), even=False)
     pruned.write(model, plan, tmp_path / "m", "manifest", source)

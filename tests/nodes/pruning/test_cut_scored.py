@@ -91,3 +91,5 @@ def test_a_bias_makes_up_for_the_mean_of_what_went(model: Lvlm, data: Conversati
     torch.testing.assert_close(down[1].bias.detach(), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ModelRefused, match="cannot hold this model"):
         run(tmp_path / "u", model, stage | {"compensate": True}, scores=scores, format="uniform")
+    with pytest.raises(ModelRefused, match="no place for the biases"):
+        run(tmp_path / "m", model, stage | {"compensate": True}, scores=scores, format="masked")
