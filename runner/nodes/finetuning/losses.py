@@ -65,9 +65,11 @@ def divergence(kind: Divergence, student: Tensor, teacher: Tensor, temperature: 
 
 
 def coarse_teacher(teacher: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:
-    """The k likeliest tokens of logits (N, V): their indices (N, k) and log-probabilities (N, k + 1), the rest as one at the end."""
-    top, index = _log_softmax(teacher, temperature).topk(min(k, teacher.shape[-1]), dim=-1)
-    return index, torch.cat([top, _log_rest(top)], -1)
+    """The k likeliest tokens of logits (N, V): their indices (N, k) and log-probabilities (N, k + 1), the rest as one at
+    the end; k is at most V - 1, which says all."""
+    log_p = _log_softmax(teacher, temperature)
+    index = log_p.topk(min(k, teacher.shape[-1] - 1), dim=-1).indices
+    return index, _coarse(log_p, index)
 
 
 def coarse_divergence(
@@ -77,8 +79,8 @@ def coarse_divergence(
 
     Never above ``divergence`` of the same rows, since merging outcomes loses information; equal to it for k = V - 1 or V.
     """
-    top = _log_softmax(student, temperature).gather(-1, index)
-    return _kl(kind, torch.cat([top, _log_rest(top)], -1), teacher_log_p.float())
+    log_p = _log_softmax(student, temperature)
+    return _kl(kind, _coarse(log_p, index), teacher_log_p.float())
 
 
 def by_chunks(compute: Callable[..., Tensor], chunk: int, *rows: Tensor) -> Tensor:
@@ -121,10 +123,13 @@ def _kl(kind: Divergence, student_log_p: Tensor, teacher_log_p: Tensor) -> Tenso
     return torch.where(teacher_log_p == -torch.inf, torch.zeros_like(each), each).sum(-1)
 
 
-def _log_rest(top: Tensor) -> Tensor:
-    """log(1 - sum exp(top)) of log-probabilities (N, k) -> (N, 1); bounded below, where rounding leaves nothing."""
-    rest = 1 - top.exp().sum(-1, keepdim=True)
-    return rest.clamp_min(torch.finfo(torch.float32).tiny).log()
+def _coarse(log_p: Tensor, index: Tensor) -> Tensor:
+    """Log-probabilities (N, V) of the words of ``index`` (N, k < V), and of all others together: (N, k + 1).
+
+    The rest is summed over the other words: 1 minus the sum of the first loses all digits, and its gradient, where they hold nearly all.
+    """
+    rest = log_p.scatter(-1, index, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([log_p.gather(-1, index), rest], -1)
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:

@@ -128,3 +128,16 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 def test_nothing_is_computed_of_no_rows() -> None:
     assert len(by_chunks(lambda x: x.sum(1), 4, torch.zeros(0, 3))) == 0
+
+
+def test_the_rest_keeps_its_digits_and_its_gradient_where_the_likeliest_words_hold_nearly_all() -> None:
+    teacher = torch.tensor([[4.0, 3.0, 0.0, -1.0, -2.0]])
+    student = torch.tensor([[30.0, 29.0, 0.0, -1.0, -3.0]], requires_grad=True)
+    index, log_p = coarse_teacher(teacher, 2, 1.0)
+    found = coarse_divergence("forward_kl", student, index, log_p, 1.0)
+    p, q = (x.double().softmax(-1) for x in (teacher, student))
+    pairs = [(p[0, i], q[0, i]) for i in (0, 1)] + [(p[0, 2:].sum(), q[0, 2:].sum())]
+    expected = sum(a * (a / b).log() for a, b in pairs)
+    torch.testing.assert_close(found[0].double(), expected, rtol=1e-5, atol=1e-6)
+    found.sum().backward()
+    assert float(student.grad[0, 2]) < -0.01  # type: ignore[index]
