@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import DataError
@@ -27,6 +29,7 @@ class Task(ABC):
     higher_is_better: bool
     group: str
     rows: list[dict[str, Any]]
+    corpus: list[dict[str, Any]]
 
     @property
     def about(self) -> dict[str, Any]:
@@ -34,6 +37,22 @@ class Task(ABC):
         return {
             "task": self.name, "key": self.key, "higher_is_better": self.higher_is_better, "group": self.group, "scale": 1.0,
         }  # fmt: skip
+
+    def pictures(self, row: Row) -> list[str | None]:
+        """SHA-256 (hex) of the row's pictures, None where one is missing: a place alone does not say what stands there."""
+        from runner.models.lvlm.batches import places_of
+
+        return [self._digests.get(place) for place in places_of(row)]
+
+    @cached_property
+    def _digests(self) -> dict[Any, str]:
+        from runner.data.places import read_pictures
+        from runner.data.sources import open_sources
+        from runner.models.lvlm.batches import places_of
+
+        wanted = {place for row in self.rows for place in places_of(row)}
+        found = read_pictures(open_sources(self.corpus), wanted) if wanted else ()
+        return {place: hashlib.sha256(data).hexdigest() for place, data in found}
 
     @abstractmethod
     def item_id(self, row: Row) -> str:
@@ -90,8 +109,8 @@ class QuestionTask(Task):
         return prompt(self.benchmark, row)
 
     def content(self, row: Row) -> Any:
-        """Pictures by place, text, and what bounds the result."""
-        return ["vqa", self.corpus, row["source_id"], row["uris"], self.text(row), self.max_new_tokens]
+        """Pictures by their bytes, text, and what bounds the result."""
+        return ["vqa", self.pictures(row), self.text(row), self.max_new_tokens]
 
     def encode(self, loaded: LoadedLvlm, rows: Sequence[Row], failed: Failed) -> Batch:
         """See ``Task``."""
@@ -132,12 +151,14 @@ class QuestionTask(Task):
 
 class LossTask(Task):
     """Mean over a domain's records of the mean negative log-likelihood of their replies' tokens: every record counts the same, so
-    that the score is the mean of its items."""
+    that the score is the mean of its items, and mixtures are shares of records.
+    Results keep sums and counts of tokens."""
 
     key, group, higher_is_better = "nll", "loss", False
 
     def __init__(self, data: Conversations, domain: str, split: str, max_length: int | None) -> None:
         self.name, self.domain, self.data, self.max_length = f"loss/{domain}", domain, data, max_length
+        self.corpus = data.corpus
         self.rows = [row for row in data.records.to_pylist() if row["domain"] == domain and row["split"] == split]
 
     def item_id(self, row: Row) -> str:
@@ -149,8 +170,8 @@ class LossTask(Task):
         return None if row["group"] is None else str(row["group"])
 
     def content(self, row: Row) -> Any:
-        """Pictures by place, text, and what bounds the result."""
-        return ["nll", self.data.corpus, row["source_id"], row["uris"], row["turns"], self.max_length]
+        """Pictures by their bytes, text, and what bounds the result."""
+        return ["nll", self.pictures(row), row["turns"], self.max_length]
 
     def encode(self, loaded: LoadedLvlm, rows: Sequence[Row], failed: Failed) -> Batch:
         """See ``Task``."""

@@ -20,6 +20,7 @@ from runner.models.lvlm.loading import read
 from runner.nodes.merging.merge_steps import write
 from runner.nodes.merging.score_steps import score, score_trained
 from runner.nodes.merging.specs import MergeSpec
+from runner.nodes.merging.tasks import tasks_of
 from tests.nodes.merging.tiny_seeing import base_and_experts, experts_of, handle, items, mixtures, pictures, talks
 
 ROWS = [[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.1, 0.2, 0.7]]
@@ -104,6 +105,16 @@ def test_an_added_mixture_is_the_only_one_that_is_run(world: dict[str, Any], tmp
     before = set(ctx.items.values)
     scored(ctx, world)
     assert len(set(ctx.items.values) - before) == 6 + 1
+
+
+def test_other_bytes_at_the_same_place_are_another_item(tmp_path: Path) -> None:
+    corpus = pictures(tmp_path / "pictures")
+    task, _ = tasks_of(None, talks(corpus))
+    known = [task.content(row) for row in task.rows]
+    (tmp_path / "pictures" / "a.png").write_bytes((tmp_path / "pictures" / "b.png").read_bytes())
+    again, _ = tasks_of(None, talks(corpus))
+    changed = [old != again.content(row) for old, row in zip(known, again.rows, strict=True)]
+    assert changed == ["a.png" in row["uris"] for row in again.rows] and any(changed)
 
 
 @pytest.mark.parametrize("way", ["batched_lora", "resident"])
