@@ -71,10 +71,14 @@ def states_at(network: Any, batch: Mapping[str, Any], mask: Tensor) -> Tensor:
 
 def logits_of(network: Any, states: Tensor) -> Tensor:
     """Logits [N, V] of states [N, D] that the output head reads, with what some models do to them afterwards."""
+    return logits_from(network.get_output_embeddings(), network.config.get_text_config(), states)
+
+
+def logits_from(head: Any, config: Any, states: Tensor) -> Tensor:
+    """``head`` applied to states [N, D] -> [N, V], capped or scaled as the text model's ``config`` says."""
     import torch
 
-    logits: Tensor = network.get_output_embeddings()(states)
-    config = network.config.get_text_config()
+    logits: Tensor = head(states)
     if cap := getattr(config, "final_logit_softcapping", None):
         logits = cap * torch.tanh(logits / cap)
     if scale := getattr(config, "logit_scale", None):

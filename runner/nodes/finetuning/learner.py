@@ -200,8 +200,3 @@ def _need_head(loaded: LoadedLvlm, parts: Anatomy) -> None:
         raise ModelRefused(
             f"{loaded.name} has no output head: it predicts no tokens", hint="Take the causal model's folder."
         )
-    scaled = [n for n in ("logit_scale", "logits_scaling") if getattr(parts.config, n, None) not in (None, 1, 1.0)]
-    if scaled:
-        raise ModelRefused(
-            f"{loaded.name}: {parts.architecture} scales its logits ({scaled[0]}), which training does not follow"
-        )

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from runner.models.lvlm.anatomy import Anatomy
+from runner.models.lvlm.capture import logits_from
 from runner.nodes.finetuning.examples import Inputs
 from runner.nodes.finetuning.losses import by_chunks, coarse_divergence, divergence, squared_error
 from runner.nodes.finetuning.specs import LAST, LogitsLoss, Loss
@@ -110,10 +111,8 @@ def recorded(parts: Anatomy, layers: Sequence[int]) -> Iterator[dict[int, Tensor
 
 
 def logits_of(head: Any, config: Any, hidden: Tensor) -> Tensor:
-    """(N, D) -> (N, V), with the cap that some models put on them."""
-    logits: Tensor = head(hidden.to(head.weight.dtype))
-    cap = getattr(config, "final_logit_softcapping", None)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+    """(N, D) -> (N, V), in the precision of the head."""
+    return logits_from(head, config, hidden.to(head.weight.dtype))
 
 
 class Objective:

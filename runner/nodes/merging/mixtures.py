@@ -111,7 +111,7 @@ def distinct(weights: Weights) -> NDArray[np.int64]:
 def entropy(weights: Weights) -> NDArray[np.float64]:
     """Shannon entropy of each row, in nats, [n]."""
     logs = np.log(weights, where=weights > 0, out=np.zeros_like(weights))
-    return np.asarray(-(weights * logs).sum(axis=1))
+    return np.maximum(-(weights * logs).sum(axis=1), 0.0)
 
 
 def _rounded(weights: Weights, decimals: int | None) -> Weights:
