@@ -1907,7 +1907,8 @@ CREATE TABLE vqa_item (
   uris VARCHAR[] NOT NULL,  -- pictures
   source_id VARCHAR,  -- where the pictures are read; NULL for none
   pair_id VARCHAR,  -- items that count together (MME), or were drawn together
-  extra JSON  -- what its scorer needs besides
+  extra JSON,  -- what its scorer needs besides
+  thumbnail BLOB  -- small JPEG of the first picture; NULL: not kept
 );
 
 -- What a model answered to each question, and what that scored.
@@ -2143,7 +2144,7 @@ CREATE TABLE dmo_score (
   variant VARCHAR NOT NULL,  -- variant
   step VARCHAR NOT NULL,  -- step
   mixture_id VARCHAR NOT NULL,  -- mixture
-  kind VARCHAR NOT NULL,  -- proxy, true, regression
+  kind VARCHAR NOT NULL,  -- proxy, true, regression/MODEL
   task VARCHAR NOT NULL,  -- benchmark, or loss/DOMAIN
   key VARCHAR NOT NULL,  -- metric
   value DOUBLE,  -- score; NULL where it failed
@@ -2158,14 +2159,33 @@ CREATE TABLE dmo_objective (
   variant VARCHAR NOT NULL,  -- variant
   step VARCHAR NOT NULL,  -- step
   mixture_id VARCHAR NOT NULL,  -- mixture
-  kind VARCHAR NOT NULL,  -- proxy, true, regression
+  kind VARCHAR NOT NULL,  -- proxy, true, regression/MODEL; KIND/2 is the second of its kind
   value DOUBLE,  -- objective; higher is better; NULL where a task is missing
   rank INTEGER,  -- 1 is best
   ci_low DOUBLE,  -- 95 % interval, bootstrap over items
   ci_high DOUBLE,  -- 95 % interval
   gap DOUBLE,  -- to the best of its kind
   gap_low DOUBLE,  -- 95 % interval of the gap, items paired
-  gap_high DOUBLE  -- 95 % interval
+  gap_high DOUBLE,  -- 95 % interval
+  chosen BOOLEAN  -- whether it was chosen, perhaps on other items than these; NULL: of another kind than those chosen among
+);
+
+-- What ranking mixtures took, beside training on every one of them.
+CREATE TABLE dmo_cost (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  side VARCHAR NOT NULL,  -- proxy: experts and merges; direct: a model trained on each mixture
+  training_runs BIGINT NOT NULL,  -- experts, or mixtures
+  training_seconds DOUBLE,  -- of all runs; NULL: not known
+  training_estimated BOOLEAN,  -- whether a mixture is taken to train as long as the mean expert; NULL: proxy
+  merges BIGINT,  -- merged models; NULL: direct
+  merge_seconds DOUBLE,  -- of all merges; NULL: not known
+  bytes_written BIGINT,  -- by merges
+  evaluations BIGINT,  -- scores of a mixture by a task
+  items BIGINT,  -- items answered
+  evaluation_seconds DOUBLE,  -- of all evaluations; NULL: not known
+  saved_seconds DOUBLE  -- direct training less training of experts and merging; on both sides; NULL: not known
 );
 
 -- How far the ranking of stand-ins agrees with that of trained models.
@@ -2174,7 +2194,7 @@ CREATE TABLE dmo_validity (
   variant VARCHAR NOT NULL,  -- variant
   step VARCHAR NOT NULL,  -- step
   task VARCHAR NOT NULL,  -- task, or objective
-  kind VARCHAR NOT NULL,  -- proxy or regression
+  kind VARCHAR NOT NULL,  -- proxy, regression/MODEL; KIND/2 is the second of its kind
   n BIGINT NOT NULL,  -- mixtures in both
   spearman DOUBLE,  -- rank correlation
   spearman_low DOUBLE,  -- 95 % interval, bootstrap over mixtures

@@ -176,7 +176,8 @@ class Mixtures(Artifact):
 
 @dataclass(frozen=True)
 class MixtureScores(Artifact):
-    """Scores of a model for each mixture: merged (``kind`` proxy), really trained (true) or predicted by a regression (regression).
+    """Scores of a model for each mixture: merged (``kind`` proxy), really trained (true) or predicted by a regression
+    (``regression/MODEL``).
 
     ``tasks``: ``{"task", "key", "higher_is_better", "group", "scale"}`` in order. ``items``: one row a mixture, task and item with ``value``
     and ``group`` (for paired intervals): ``mixture_id``, ``task``, ``item_id``, ``group``, ``value``.
@@ -211,7 +212,7 @@ class MixtureSearch(MixtureScores):
 class MixtureRanking(Artifact):
     """Which mixture to train on and how far that can be trusted. ``chosen``: ``{"mixture_id", "weights", "value"}``;
     ``indistinguishable``: ids of those whose paired interval against the best holds 0. ``costs``: what the ranking took beside what
-    training on every mixture would take; see ``runner.nodes.merging.costs``."""
+    training on every mixture would take."""
 
     domains: list[str]
     chosen: dict[str, Any]
@@ -219,4 +220,4 @@ class MixtureRanking(Artifact):
     objectives: Annotated[Table, Rows("dmo_objective")]
     validity: Annotated[Table, Rows("dmo_validity")]
     surrogates: Annotated[Table, Rows("dmo_surrogate")]
-    costs: dict[str, Any] = field(default_factory=dict)
+    costs: Annotated[Table, Rows("dmo_cost")]

@@ -75,10 +75,14 @@ def _merging(t):
                   "dmo_mixture": [_mixture(t, m, w) for m, w in tried.items()], "dmo_merge": [_merge(t, m, "trained") for m in TRIED],
                   "dmo_score": [_score(t, m, "true", d, -TRIED[m][1]) for m in TRIED for d in DOMAINS]},
         "regression": {"dmo_mixture": [_mixture(t, m, w) for m, w in tried.items()],
-                       "dmo_score": [_score(t, m, "regression", d, -TRIED[m][1] - 0.01) for m in TRIED for d in DOMAINS]},
+                       "dmo_score": [_score(t, m, "regression/regmix_linear", d, -TRIED[m][1] - 0.01) for m in TRIED for d in DOMAINS]},
+        "laws": {"dmo_mixture": [_mixture(t, m, w) for m, w in tried.items()],
+                 "dmo_score": [_score(t, m, "regression/mixing_law", d, -TRIED[m][1] - 0.5) for m in TRIED for d in DOMAINS]},
         "ranking": {"dmo_objective": [*_objectives(t)], "dmo_validity": [_valid(t, "objective", 0.5, -1.0, 1.0, 0.67), _valid(t, "loss/shapes", 0.95, 0.7, 1.0, 0.0004, n=12),
-                                                                        _valid(t, "objective", -0.9, -1.0, -0.2, 0.02, n=12, kind="regression")],
+                                                                        _valid(t, "objective", -0.9, -1.0, -0.2, 0.02, n=12, kind="regression/regmix_linear"),
+                                                                        _valid(t, "objective", 0.9, 0.2, 1.0, 0.02, n=12, kind="regression/mixing_law/2")],
                     "dmo_surrogate": [{"round": 0, "task": "objective", "model": "scheffe2", "coefficients": [1.0, 2.0, 0.5], "loo_r2": 0.75, "argmax": [0.375, 0.625], "value": -0.95, "n": 4}]},
+        "costs": {"dmo_cost": cost_rows()},
     }  # fmt: skip
 
 
@@ -300,7 +304,7 @@ def _projection(t, name, domain, weight):
 def _score(t, name, kind, domain, value):
     failed = (name, domain) == ("m3", "counts")
     return {"mixture_id": t(name), "kind": kind, "task": t(f"loss/{domain}"), "key": "nll", "value": None if failed else value, "n": 40,
-            "seconds": None if kind == "regression" else 2.0, "status": "failed" if failed else "done"}  # fmt: skip
+            "seconds": None if kind.startswith("regression") else 2.0, "status": "failed" if failed else "done"}  # fmt: skip
 
 
 def _objectives(t):
@@ -316,12 +320,21 @@ def _objectives(t):
             "gap": -1.0 - value,
             "gap_low": low,
             "gap_high": high,
+            "chosen": name == "m1",
         }
-    for kind, more in (("true", 0.0), ("regression", 0.01)):
+    for kind, more in (("true", 0.0), ("regression/regmix_linear", 0.01), ("regression/mixing_law/2", 0.5)):
         for name, (_, value, rank) in TRIED.items():
             known = kind == "true"
             yield {"mixture_id": t(name), "kind": kind, "value": value + more, "rank": rank, "ci_low": value - 0.2 if known else None, "ci_high": value + 0.2 if known else None,
                    "gap": None, "gap_low": None, "gap_high": None}  # fmt: skip
+
+
+def cost_rows(proxy=2.0, direct=6.0, estimated=False, saved=3.0):
+    """Seconds of training on both sides; four merges of 0.25 s and evaluations of 16 s."""
+    stand_ins = {"training_runs": 2, "training_seconds": proxy, "merges": 4, "merge_seconds": 1.0, "bytes_written": 0, "evaluations": 8, "items": 320,
+              "evaluation_seconds": 16.0}  # fmt: skip
+    return [{"side": "proxy", **stand_ins, "saved_seconds": saved},
+            {"side": "direct", "training_runs": 4, "training_seconds": direct, "training_estimated": estimated, "saved_seconds": saved}]  # fmt: skip
 
 
 def _valid(t, task, rho, low, high, p, n=3, kind="proxy"):

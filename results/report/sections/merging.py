@@ -17,13 +17,14 @@ Row = dict[str, Any]
 
 TABLES = frozenset(
     ["dmo_expert", "dmo_geometry", "dmo_mixture", "dmo_merge", "dmo_score", "dmo_objective", "dmo_validity", "dmo_surrogate",
-     "dmo_projection"]
+     "dmo_projection", "dmo_cost"]
 )  # fmt: skip
 KEYS = ("variant", "step")
 MOST_LINES = 40
 MOST_EXPERTS = 24
 """Models up to which their cosines are drawn."""
 KINDS = {"proxy": "merged stand-ins", "true": "really trained models", "regression": "predictions by regression"}
+REGRESSIONS = {"regmix_linear": "RegMix, a line", "regmix_boosting": "RegMix, trees", "mixing_law": "mixing laws"}
 SURROGATES = {
     "scheffe2": "a quadratic over the shares (Scheffé's)",
     "gp": "a Gaussian process",
@@ -64,8 +65,16 @@ SELECT variant, step, CASE WHEN method = 'trained' THEN 'loading of a trained mo
 FROM dmo_merge WHERE run_id = $run GROUP BY ALL
 UNION ALL
 SELECT variant, step, 'evaluation of a mixture', kind, count(DISTINCT mixture_id), sum(seconds), NULL FROM dmo_score
-WHERE run_id = $run AND kind <> 'regression' GROUP BY ALL
+WHERE run_id = $run AND kind NOT LIKE 'regression%' GROUP BY ALL
 ORDER BY ALL
+"""
+
+ACCOUNTS = """
+SELECT p.variant, p.step, p.training_runs AS experts, d.training_runs AS mixtures, p.training_seconds AS expert_seconds,
+       p.merge_seconds + p.evaluation_seconds AS proxy_seconds, d.training_seconds AS direct_seconds, d.training_estimated AS estimated,
+       p.saved_seconds AS saved
+FROM dmo_cost p JOIN dmo_cost d USING (run_id, variant, step)
+WHERE p.run_id = $run AND p.side = 'proxy' AND d.side = 'direct' ORDER BY ALL
 """
 
 
@@ -82,12 +91,13 @@ class Found:
     domains: list[Row]
     scores: list[Row]
     costs: list[Row]
+    accounts: list[Row]
 
 
 def collect(read: Reader, request: Request) -> Found | None:
     """The rows, or None where nothing was merged and no mixture scored."""
     of_run: dict[str, Any] = {"run": request.run_id}
-    statements = (RANKING, VALIDITY, EXPERTS, GEOMETRY, PROJECTIONS, FITS, DOMAINS, SCORES, COSTS)
+    statements = (RANKING, VALIDITY, EXPERTS, GEOMETRY, PROJECTIONS, FITS, DOMAINS, SCORES, COSTS, ACCOUNTS)
     found = Found(*(read(sql, of_run).to_pylist() for sql in statements))
     return found if any(vars(found).values()) else None
 
@@ -100,16 +110,16 @@ def parts(found: Found) -> list[Part]:
 def _parts(found: Found) -> Iterator[Part]:
     if found.ranking:
         boards = [{**place, **ranked(rows)} for place, rows in grouped(found.ranking, KEYS)]
-        yield Part("mixtures", "Which mixture of training data is best", "merging_ranking.html.jinja", {"boards": boards, "most": MOST_LINES})  # fmt: skip
+        yield Part("mixtures", "Which mixture of training data is best", "merging_ranking.html.jinja", {"boards": boards, "most": MOST_LINES, "called": called})  # fmt: skip
     if found.validity:
-        yield Part("stand-ins", "Can the stand-ins be believed?", "merging_validity.html.jinja", {"boards": list(_agreement(found)), "kinds": KINDS})  # fmt: skip
+        yield Part("stand-ins", "Can the stand-ins be believed?", "merging_validity.html.jinja", {"boards": list(_agreement(found)), "called": called})  # fmt: skip
     if found.fits:
         domains = {r["variant"]: r["domains"] for r in found.domains}
         rows = [{**r, "shares": _shares(r["argmax"], domains.get(r["variant"]))} for r in found.fits]
         yield Part("surrogates", "What fits over the mixtures propose", "merging_surrogates.html.jinja", {"rows": rows, "what": SURROGATES})  # fmt: skip
     if found.scores:
         boards = [{**place, **by_task(rows)} for place, rows in grouped(found.scores, (*KEYS, "kind"))]
-        yield Part("mixture-scores", "Scores of the mixtures by task", "merging_scores.html.jinja", {"boards": boards, "kinds": KINDS})  # fmt: skip
+        yield Part("mixture-scores", "Scores of the mixtures by task", "merging_scores.html.jinja", {"boards": boards, "called": called})  # fmt: skip
     if found.experts or found.geometry or found.projections:
         yield Part(
             "experts",
@@ -117,14 +127,24 @@ def _parts(found: Found) -> Iterator[Part]:
             "merging_experts.html.jinja",
             {"boards": list(_experts(found)), "projections": found.projections},
         )
-    if found.costs:
-        yield Part("merging-costs", "What it cost", "merging_costs.html.jinja", {"rows": found.costs, "kinds": KINDS, "account": list(account(found.costs))})  # fmt: skip
+    if found.costs or found.accounts:
+        variables = {"rows": found.costs, "called": called, "account": counted(found), "told": told(found.accounts)}
+        yield Part("merging-costs", "What it cost", "merging_costs.html.jinja", variables)
+
+
+def called(kind: str | None) -> str | None:
+    """A kind of scores in words, such as ``regression/mixing_law`` or ``proxy/2``; another text as it is."""
+    base, _, rest = (kind or "").partition("/")
+    if base not in KINDS:
+        return kind
+    more = [REGRESSIONS.get(part, f"no. {part}" if part.isdecimal() else part) for part in rest.split("/") if part]
+    return KINDS[base] + (f" ({', '.join(more)})" if more else "")
 
 
 def ranked(rows: list[Row]) -> Row:
     """The best mixture, those that cannot be told apart from it, and the picture of the first ``MOST_LINES``."""
     placed = [r for r in rows if r["rank"] is not None]
-    best = next((r for r in placed if r["best"]), None)
+    best = next((r for r in rows if r["best"]), None)
     domains: list[str] = next((r["domains"] for r in rows if r["domains"]), [])
     known = best is not None and best["gap_low"] is not None
     lines = [
@@ -134,10 +154,11 @@ def ranked(rows: list[Row]) -> Row:
     ]  # fmt: skip
     return {
         "rows": rows, "best": best, "domains": domains, "intervals": known, "placed": len(placed),
-        "same": [r for r in placed if r["indistinguishable"] and not r["best"]],
+        "same": [r for r in placed if r["indistinguishable"] and not r["best"] and r["rank"] != 1],
         "shares": _shares(best["weights"], domains) if best else [],
         "chart": charts_lvlm.ranking_chart(lines, domains) if len(lines) > 1 else None,
-        "truth": any(r["true_rank"] is not None for r in rows), "predicted": any(r["predicted_rank"] is not None for r in rows),
+        "first": placed[0] if placed else None, "truth": any(r["true_rank"] is not None for r in rows),
+        "predicted": sorted({p["kind"] for r in rows for p in r["predicted"] or ()}),
     }  # fmt: skip
 
 
@@ -182,6 +203,17 @@ def _experts(found: Found) -> Iterator[Row]:
         cells = [{"row": a, "column": b, "value": 1.0 if a == b else known.get((a, b), known.get((b, a)))} for a in names for b in names]  # fmt: skip
         few = 1 < len(names) <= MOST_EXPERTS and bool(cosines)
         yield {**place, "rows": own, "pairs": cosines, "chart": charts.heat_map(cells, reach=(0.0, 1.0), signed=True) if few else None}  # fmt: skip
+
+
+def told(accounts: list[Row]) -> list[Row]:
+    """Accounts whose seconds are known."""
+    return [a for a in accounts if a["expert_seconds"] is not None and a["direct_seconds"] is not None]
+
+
+def counted(found: Found) -> list[Row]:
+    """Sentences over what this run's tables hold, for variants whose rankings tell nothing of their costs."""
+    known = {a["variant"] for a in told(found.accounts)}
+    return [a for a in account(found.costs) if a["variant"] not in known]
 
 
 def account(costs: list[Row]) -> Iterator[Row]:

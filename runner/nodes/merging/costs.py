@@ -41,6 +41,11 @@ def account(scores: MixtureScores, experts: Experts | None = None, trained: Expe
     return {"proxy": proxy, "direct": direct, "saved_seconds": _saved(proxy, direct)}
 
 
+def cost_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of ``dmo_cost`` of an ``account``: one a side."""
+    return [{"side": side, **found[side], "saved_seconds": found["saved_seconds"]} for side in ("proxy", "direct")]
+
+
 def training_seconds(models: Experts | None) -> list[float]:
     """Of each model; empty unless all are known."""
     found = [] if models is None else [_seconds(model.get("summary")) for model in models.models]

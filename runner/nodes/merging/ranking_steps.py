@@ -34,7 +34,7 @@ def mixtures(
     return Mixtures(names, arrow_table("dmo_mixture", mixture_rows(names, generator, add, max_mixtures)))
 
 
-@step("dmo.rank", version="2")
+@step("dmo.rank", version="3")
 def rank(
     ctx: StepContext,
     *,
@@ -56,7 +56,7 @@ def rank(
     from results.tables import arrow_table
     from runner.errors import DataError
     from runner.nodes.merging import validity
-    from runner.nodes.merging.costs import account
+    from runner.nodes.merging.costs import account, cost_rows
     from runner.nodes.merging.ranking import indistinguishable
 
     seed = ctx.seed if seed is None else seed
@@ -71,9 +71,10 @@ def rank(
         choosing, reporting = validity.halves(table, seed) if halves else (table, table)
         by_choice = validity.objectives(choosing, objective, draws, seed)
         found = validity.objectives(reporting, objective, draws, seed)
-        tables = [validity.score_table(other) for other in others]
+        tables = validity.told_apart(proxy.kind, [validity.score_table(other) for other in others])
         truth = None if true is None else validity.score_table(true)
-        rows = found.rows()
+        best = int(by_choice.order[0])
+        rows = [row | {"chosen": i == best} for i, row in enumerate(found.rows())]
         checks: list[dict[str, Any]] = []
         for stand_in in [table, *tables] if truth is not None else []:
             checks += validity.validity_rows(stand_in, truth, objective, k=k, draws=draws, seed=seed)  # type: ignore[arg-type]
@@ -82,7 +83,6 @@ def rank(
         fits = validity.surrogate_rows(table, objective) if surrogate else []
     except (ValueError, KeyError) as error:
         raise DataError(f"these scores cannot be ranked: {error}") from error
-    best = int(by_choice.order[0])
     _say(ctx, by_choice, checks)
     _say_of_fits(ctx, fits)
     same = [] if found.gaps is None else [table.ids[int(i)] for i in indistinguishable(found.gaps)]
@@ -93,7 +93,7 @@ def rank(
     }
     return MixtureRanking(
         proxy.domains, chosen, same, arrow_table("dmo_objective", rows), arrow_table("dmo_validity", checks),
-        arrow_table("dmo_surrogate", fits), account(proxy, experts, trained),
+        arrow_table("dmo_surrogate", fits), arrow_table("dmo_cost", cost_rows(account(proxy, experts, trained))),
     )  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def _say_of_fits(ctx: StepContext, fits: list[dict[str, Any]]) -> None:
             )
 
 
-@step("dmo.baselines", version="1")
+@step("dmo.baselines", version="2")
 def baselines(
     ctx: StepContext,
     *,
@@ -147,10 +147,11 @@ def baselines(
         found = predictions(table, weights, model, ctx.seed if seed is None else seed)
     except ValueError as error:
         raise DataError(f"no regression over {len(table.ids)} runs: {error}") from error
+    kind = f"regression/{model}"
     names = [str(name) for name in wanted.column("mixture_id").to_pylist()]
-    rows = arrow_table("dmo_score", score_rows(names, runs.tasks, found, len(table.ids)))
+    rows = arrow_table("dmo_score", score_rows(names, runs.tasks, found, len(table.ids), kind))
     nothing = runs.items.slice(0, 0) if isinstance(runs.items, pa.Table) else runs.items
-    return MixtureScores(runs.domains, "regression", runs.tasks, wanted, arrow_table("dmo_merge", []), rows, nothing)
+    return MixtureScores(runs.domains, kind, runs.tasks, wanted, arrow_table("dmo_merge", []), rows, nothing)
 
 
 @step("dmo.quota", version="1")

@@ -41,10 +41,12 @@ def _fit(weights: Floats, values: Floats, model: Model, seed: int) -> Callable[[
     return predict
 
 
-def score_rows(ids: list[str], tasks: list[dict[str, Any]], predicted: Floats, runs: int) -> list[dict[str, Any]]:
+def score_rows(
+    ids: list[str], tasks: list[dict[str, Any]], predicted: Floats, runs: int, kind: str
+) -> list[dict[str, Any]]:
     """Rows of ``dmo_score``; ``n`` counts the runs behind each prediction."""
     return [
-        {"mixture_id": name, "kind": "regression", "task": task["task"], "key": task["key"], "value": float(value), "n": runs, "status": "done"}
+        {"mixture_id": name, "kind": kind, "task": task["task"], "key": task["key"], "value": float(value), "n": runs, "status": "done"}
         for name, row in zip(ids, predicted, strict=True)
         for task, value in zip(tasks, row, strict=True)
     ]  # fmt: skip

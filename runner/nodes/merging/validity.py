@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from runner.nodes.merging.mixtures import entropy
 from runner.nodes.merging.surrogates import quadratic_row
 
 Floats = NDArray[np.float64]
+TRUE = "true"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,17 @@ def score_table(scores: MixtureScores) -> ScoreTable:
             values[rows[row["mixture_id"]], columns[row["task"]]] = row["value"]
     weights = np.array(scores.mixtures.column("weights").to_pylist(), np.float64)
     return ScoreTable(scores.kind, ids, weights, scores.tasks, values, _items(scores, rows))
+
+
+def told_apart(first: str, others: Sequence[ScoreTable]) -> list[ScoreTable]:
+    """Further tables beside one of the kind ``first``; the second of a kind is called ``KIND/2``, and so on."""
+    seen = Counter({first, TRUE})
+    found = []
+    for table in others:
+        seen[table.kind] += 1
+        number = seen[table.kind]
+        found.append(table if number == 1 else replace(table, kind=f"{table.kind}/{number}"))
+    return found
 
 
 def _items(scores: MixtureScores, rows: dict[str, int]) -> dict[str, tuple[Floats, NDArray[np.int64]]]:

@@ -13,7 +13,7 @@ from results.tables import arrow_table
 from runner.artifacts import Experts, MixtureScores
 from runner.context import local_context
 from runner.nodes.merging.adapter_files import LoraAdapter, read_adapter, write_adapter
-from runner.nodes.merging.costs import account
+from runner.nodes.merging.costs import account, cost_rows
 from runner.nodes.merging.lora import concatenate_adapters
 from runner.nodes.merging.mixtures import lattice
 from runner.nodes.merging.projecting import projection_rows
@@ -50,6 +50,12 @@ def test_an_account_with_all_seconds_known() -> None:
     assert found["saved_seconds"] == 140 - 24 - 3.5
 
 
+def test_an_account_is_two_rows_of_its_table() -> None:
+    proxy, direct = arrow_table("dmo_cost", cost_rows(account(scores(7), models([10.0, 14])))).to_pylist()
+    assert (proxy["training_seconds"], proxy["merges"], proxy["training_estimated"]) == (24.0, 7, None)
+    assert (direct["training_seconds"], direct["training_estimated"], direct["saved_seconds"]) == (84.0, True, 56.5)
+
+
 def test_what_is_not_known_is_not_made_up() -> None:
     guessed = account(scores(7), models([10.0, 14]))
     assert guessed["direct"] == {"training_runs": 7, "training_seconds": 84.0, "training_estimated": True}
@@ -70,7 +76,9 @@ def test_a_ranking_holds_quadratics_of_its_tasks(tmp_path: Path) -> None:
     assert rows["objective"]["argmax"] == pytest.approx([0.4, 0.6], abs=1e-3)
     assert rows["objective"]["value"] == pytest.approx(1, abs=1e-4) and rows["objective"]["n"] == 9
     assert rows["objective"]["loo_r2"] > 0.99 and rows["objective"]["model"] == "scheffe2"
-    assert found.costs["direct"]["training_runs"] == 9
+    sides = {row["side"]: row for row in found.costs.to_pylist()}
+    assert sides["proxy"]["training_runs"] == 2 and sides["direct"]["training_runs"] == 9
+    assert sides["direct"]["merges"] is None and sides["direct"]["saved_seconds"] is None
     assert not any("coefficients" in row["text"] for row in ctx.journal.messages)  # type: ignore[attr-defined]
     assert not rank(ctx, proxy=table, draws=100, surrogate=False).surrogates.num_rows
     rank(ctx, proxy=made("proxy", np.ones((3, 4))), draws=100)

@@ -14,7 +14,7 @@ from runner.artifacts import MixtureScores
 from runner.context import StepContext, local_context
 from runner.errors import DataError
 from runner.nodes.merging.mixture_specs import GeneratorSpec, Objective
-from runner.nodes.merging.ranking_steps import mixtures, rank
+from runner.nodes.merging.ranking_steps import baselines, mixtures, rank
 
 DOMAINS = ["object", "count"]
 
@@ -144,6 +144,22 @@ def test_rank_finds_the_best_and_says_how_sure_it_is(ctx: StepContext) -> None:
     assert low < value < high
 
 
+def test_stand_ins_of_one_kind_are_told_apart_and_the_choice_is_marked(ctx: StepContext) -> None:
+    rising, falling = np.array([[0.2], [0.4], [0.5], [0.8]]), np.array([[0.9], [0.3], [0.1], [0.0]])
+    lines = [made("true", rising, [*"abcd"])] * 2
+    others = [baselines(ctx, runs=runs, model="regmix_linear") for runs in lines]
+    others += [made("proxy", falling, [*"abcd"]), replace(others[0], kind="regression/mixing_law")]
+    found = rank(ctx, proxy=made("proxy", rising), true=lines[0], others=others, draws=100)
+    kinds = {"proxy", "regression/regmix_linear", "regression/regmix_linear/2", "proxy/2", "regression/mixing_law"}
+    assert {row["kind"] for row in found.validity.to_pylist()} == kinds
+    rows = found.objectives.to_pylist()
+    assert {row["kind"] for row in rows} == kinds | {"true"} and len(rows) == 24
+    assert {row["kind"] for row in others[0].scores.to_pylist()} == {"regression/regmix_linear"}
+    chosen = {row["mixture_id"]: row["chosen"] for row in rows if row["kind"] == "proxy"}
+    assert chosen == {"proxy0": False, "proxy1": False, "proxy2": False, "proxy3": True}
+    assert all(row["chosen"] is None for row in rows if row["kind"] != "proxy")
+
+
 def test_halves_report_on_items_that_did_not_choose(ctx: StepContext) -> None:
     noise = np.random.default_rng(1).random((30, 40)) < 0.5
     scores = made("proxy", noise.astype(float))
@@ -151,6 +167,8 @@ def test_halves_report_on_items_that_did_not_choose(ctx: StepContext) -> None:
     assert (
         split.chosen["value"] < plain.chosen["value"]
     )  # the best of thirty coins is no better than the others elsewhere
+    (marked,) = [row for row in split.objectives.to_pylist() if row["chosen"]]
+    assert marked["mixture_id"] == split.chosen["mixture_id"] and marked["rank"] > 1
 
 
 def test_a_failed_mixture_has_no_rank_and_is_said(ctx: StepContext) -> None:

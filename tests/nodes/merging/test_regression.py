@@ -54,7 +54,7 @@ def data(counts: dict[str, int]) -> Conversations:
 
 
 def ranked(weights: list[float]) -> MixtureRanking:
-    nothing = (arrow_table("dmo_objective", []), arrow_table("dmo_validity", []), arrow_table("dmo_surrogate", []))
+    nothing = [arrow_table(f"dmo_{name}", []) for name in ("objective", "validity", "surrogate", "cost")]
     return MixtureRanking(["a", "b"], {"mixture_id": "m1", "weights": weights, "value": 0.5}, [], *nothing)
 
 
