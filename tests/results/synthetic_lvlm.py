@@ -95,7 +95,7 @@ def _item(t, name):
     question, choices, answers, _ = QUESTIONS[name]
     return {"benchmark": t("shapes"), "item_id": t(name), "category": None, "question": t(question), "choices": choices and [t(c) for c in choices],
             "answers": [t(a) for a in answers], "uris": [t(f"{name}.png")], "source_id": t("album"), "pair_id": None,
-            "extra": json.dumps({"note": t("kept")})}  # fmt: skip
+            "extra": json.dumps({"note": t("kept")}), "thumbnail": picture("q3", True) if name == "q3" else None}  # fmt: skip
 
 
 def _answer(t, model, name):

@@ -56,7 +56,7 @@ def test_examples_about_parts_find_something(filled):
 
 def test_examples_about_vision_language_models_find_something(filled):
     found = statements(PAGE.partition(LVLM)[2].partition(CHAPTER)[0])
-    assert len(found) == 9
+    assert len(found) == 11
     assert [sql.partition("\n")[0] for sql in found if not filled.query(sql).num_rows] == []
 
 

@@ -1,9 +1,10 @@
 """Answers to questions about pictures: views, page, terminal."""
 
+import base64
 import re
 
 import pytest
-from synthetic_audit import hostile
+from synthetic_audit import hostile, picture
 from synthetic_lvlm import MODELS, POINTS, RUN, store_lvlm
 from test_report import Outline, printed
 
@@ -118,7 +119,9 @@ def test_questions_on_which_models_differ_come_first(pages):
 
 
 def test_pictures_stand_where_the_table_has_them(pages):
-    assert pages[RUN].count("data:image/jpeg") == 1
+    own, of_the_set = (base64.b64encode(picture(name, True)).decode() for name in ("q3", "q0"))
+    assert pages[RUN].count("data:image/jpeg") == 2  # q3 has one of its own; q0 that of the images of its run
+    assert pages[RUN].count(own) == pages[RUN].count(of_the_set) == 1 and own != of_the_set
     assert pages[RUN].count("<svg") == 2  # one chart a benchmark
 
 

@@ -40,23 +40,23 @@ WHERE run_id = $run AND category IS NOT NULL ORDER BY variant, benchmark, step, 
 RETAINED = "SELECT * FROM retained_performance WHERE run_id = $run ORDER BY variant, step, model, benchmark = 'all' DESC, benchmark"
 LOSSES = "SELECT * FROM text_perplexity WHERE run_id = $run ORDER BY variant, data, domain NULLS FIRST, step, model"
 SMALL = "SELECT DISTINCT model, note FROM models WHERE run_id = $run AND note IS NOT NULL ORDER BY model"
-# Questions that models answer differently come first, then those that nobody got right, then those that all did.
+# Questions that models answer differently come first, then those that nobody got right, then those that all did; of equals, those with a picture.
 ANSWERS = """
 WITH pictures AS (
     SELECT source_id, uri, any_value(thumbnail) AS thumbnail FROM dataset_image WHERE run_id = $run AND thumbnail IS NOT NULL GROUP BY ALL
 ), asked AS (
     SELECT variant, benchmark, item_id, any_value(question) AS question, any_value(choices) AS choices, any_value(answers) AS accepted,
-           any_value(category) AS category, any_value(uris) AS uris, any_value(source_id) AS source_id
+           any_value(category) AS category, any_value(uris) AS uris, any_value(source_id) AS source_id, any_value(thumbnail) AS small
     FROM vqa_item WHERE run_id = $run GROUP BY ALL
 ), told AS (
     SELECT a.variant, a.benchmark, a.item_id, a.step, a.model, a.answer, a.parsed, a.score, a.failure FROM vqa_answer a WHERE a.run_id = $run
 ), ranked AS (
     SELECT variant, benchmark, item_id,
            row_number() OVER (PARTITION BY variant, benchmark
-                              ORDER BY max(coalesce(score, 0)) - min(coalesce(score, 0)) DESC, avg(coalesce(score, 0)), hash(item_id)) AS place
-    FROM told GROUP BY variant, benchmark, item_id
+                              ORDER BY max(coalesce(score, 0)) - min(coalesce(score, 0)) DESC, avg(coalesce(score, 0)), bool_or(small IS NULL), hash(item_id)) AS place
+    FROM told LEFT JOIN asked USING (variant, benchmark, item_id) GROUP BY variant, benchmark, item_id
 )
-SELECT told.*, place, question, choices, accepted, category, uris, thumbnail
+SELECT told.*, place, question, choices, accepted, category, uris, coalesce(small, thumbnail) AS thumbnail
 FROM told JOIN ranked USING (variant, benchmark, item_id) LEFT JOIN asked USING (variant, benchmark, item_id)
 LEFT JOIN pictures ON pictures.source_id = asked.source_id AND pictures.uri = asked.uris[1]
 WHERE place <= $most ORDER BY variant, benchmark, place, step, model

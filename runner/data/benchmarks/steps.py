@@ -12,7 +12,7 @@ from runner.data.benchmarks.specs import Benchmark, ConversationSpec, Text, Titl
 from runner.steps import step
 
 
-@step("benchmarks.load", version="1")
+@step("benchmarks.load", version="2")
 def load_benchmarks(
     ctx: StepContext,
     *,
@@ -22,14 +22,17 @@ def load_benchmarks(
         Field(ge=1, description="items drawn of each benchmark; default: all. MME: whole pairs, at most so many items"),
     ] = None,
     seed: Annotated[int | None, Field(ge=0, description="of the draws; default: the run's")] = None,
+    thumbnails: Annotated[int, Field(ge=0, le=10_000, description="first items of each benchmark shown")] = 24,
 ) -> VqaItems:
     """Load benchmarks of visual question answering from local files.
 
     Nothing is downloaded. Items whose picture is missing or whose record is malformed are left out, counted and named.
     """
     from runner.data.benchmarks.loading import load
+    from runner.data.benchmarks.showing import with_thumbnails
 
-    return load(ctx, benchmarks, limit, ctx.seed if seed is None else seed)
+    items = load(ctx, benchmarks, limit, ctx.seed if seed is None else seed)
+    return with_thumbnails(items, thumbnails, lambda text, uri: ctx.warn(text, item=uri))
 
 
 @step("conversations.load", version="1")
@@ -39,6 +42,7 @@ def load_conversations(
     source: Annotated[ConversationSpec, Field(description="the data; its key says the kind")],
     limit: Annotated[int | None, Field(ge=1, description="records drawn of each domain; default: all")] = None,
     seed: Annotated[int | None, Field(ge=0, description="of the draws; default: the run's")] = None,
+    thumbnails: Annotated[int, Field(ge=0, le=10_000, description="first items of each benchmark shown")] = 24,
     name: Annotated[Text, Field(description="of the data in the results")] = "conversations",
 ) -> Conversations:
     """Load conversations about pictures to train, calibrate or measure a loss on, from local files.

@@ -96,7 +96,7 @@ def rows_of(loaded: Loaded, thumbnails: int, warn: Callable[[str, str], None]) -
 
     The first ``thumbnails`` of each split get one; ``warn(text, item)`` is told of those that cannot be read.
     """
-    small = _thumbnails(loaded.content.sources, _first(loaded.pictures, thumbnails), warn)
+    small = thumbnails_of(loaded.content.sources, _first(loaded.pictures, thumbnails), warn)
     return [
         {
             "dataset": loaded.name, "split": picture.split, "sample_id": picture.sample_id,
@@ -118,7 +118,10 @@ def _first(pictures: list[Picture], count: int) -> list[Place]:
     return wanted
 
 
-def _thumbnails(sources: Sequence[Source], wanted: list[Place], warn: Callable[[str, str], None]) -> dict[Place, bytes]:
+def thumbnails_of(
+    sources: Sequence[Source], wanted: list[Place], warn: Callable[[str, str], None]
+) -> dict[Place, bytes]:
+    """JPEG bytes by place; ``warn(text, uri)`` is told of pictures that cannot be read, which are left out."""
     found = {}
     for place, data in _read(sources, wanted, warn):
         try:

@@ -122,7 +122,7 @@ class _Tally:
         return found
 
 
-@step("questions.items", version="1")
+@step("questions.items", version="2")
 def items(
     ctx: StepContext,
     *,
@@ -131,11 +131,13 @@ def items(
     prefix: Annotated[
         str, Field(pattern=r"^[\w .+-]{0,60}$", description="before the domain in a benchmark's name")
     ] = "",
+    thumbnails: Annotated[int, Field(ge=0, le=10_000, description="first items of each benchmark shown")] = 24,
 ) -> VqaItems:
     """Each question of generated conversations on its own: one benchmark a domain, answers compared as they stand."""
     import json
 
     from runner.data.benchmarks.building import vqa_items
+    from runner.data.benchmarks.showing import with_thumbnails
     from runner.nodes.visual_questions.making import items as asked
 
     wanted = [row for row in data.records.to_pylist() if row["split"] == split]
@@ -152,7 +154,8 @@ def items(
         }
         for domain in present
     ]
-    return vqa_items(benchmarks, data.corpus, [{**row, "benchmark": prefix + row["benchmark"]} for row in rows])
+    asked_of = vqa_items(benchmarks, data.corpus, [{**row, "benchmark": prefix + row["benchmark"]} for row in rows])
+    return with_thumbnails(asked_of, thumbnails, lambda text, uri: ctx.warn(text, item=uri))
 
 
 @dataclass(frozen=True)

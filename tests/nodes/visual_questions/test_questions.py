@@ -209,6 +209,10 @@ def test_the_step_gives_conversations_and_items_that_can_be_read(tmp_path):
     asked = items(ctx, data=found)
     assert [b["benchmark"] for b in asked.benchmarks] == ["object", "style"] and asked.items.num_rows == 60
     assert not any("<image>" in row["question"] for row in asked.items.to_pylist())
+    assert [bool(row["thumbnail"]) for row in asked.items.to_pylist()] == [*[True] * 24, *[False] * 12, *[True] * 24]
+    (few,) = [items(ctx, data=found, thumbnails=1).items.to_pylist()]
+    assert [row["item_id"] for row in few if row["thumbnail"]] == [few[0]["item_id"], few[36]["item_id"]]
+    assert few[0]["thumbnail"].startswith(b"\xff\xd8")
 
 
 def test_no_drawing_stands_in_both_splits():
