@@ -1,6 +1,7 @@
 """Checkpoints of models with structures removed, in three formats, and the loader of the one that stock loaders cannot read.
 
-``uniform``: a plain checkpoint, where a stock config can say what all layers look like. ``manifest``: sliced weights and ``pruning.json``,
+``uniform``: a plain checkpoint, where a stock config can say what all layers look like, with ``pruning_record.json`` beside it, which
+says what was kept and which loaders have no need of. ``manifest``: sliced weights and ``pruning.json``,
 which says what each layer keeps; ``load`` builds the network on the meta device, resizes it and loads strictly. ``masked``: original
 shapes with zeros, loadable anywhere, no smaller and no faster. A folder is written under another name and renamed when whole.
 """
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
 
 Format = Literal["uniform", "manifest", "masked"]
 MANIFEST = "pruning.json"
+RECORD = "pruning_record.json"
 VERSION = 1
 SHARD = "5GB"
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*")
 """Files beside the weights that go with a checkpoint: tokenizer, processor, templates, licences."""
-OWN = ("config.json", "README.md", MANIFEST)
+OWN = ("config.json", "README.md", MANIFEST, RECORD)
 LARGEST_COMPANION = 200_000_000
 
 
@@ -60,20 +62,25 @@ def write(
     """Write a cut network (``masked``: a zeroed one) as ``folder``, which must be empty or missing.
 
     ``plan``: what is kept, in indices of the model in ``source_folder``, whose tokenizer, processor and generation settings are copied;
-    where that is a cut model with a manifest, the new manifest counts on in the original's indices, by which teachers are paired.
+    where that is a cut model with a manifest or record, the new one counts on in the original's indices, by which teachers are paired.
     ``card``: Markdown for README.md. Raises ``ModelRefused`` where the format cannot say this model, before anything is written;
     nothing is left where writing fails.
     """
     if format == "uniform":
         refuse_unequal(plan)
     config, note = config_to_write(network, format, source_folder, decoder)
-    manifest = _manifest(network, _in_original(plan, source_folder), config, decoder) if format == "manifest" else None
+    original = _in_original(plan, source_folder)
+    manifest = _manifest(network, original, config, decoder) if format == "manifest" else None
     need = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     with _whole(folder, need) as draft:
         _save_weights(network, draft, source_folder, decoder)
         _write_json(draft / "config.json", config)
         if manifest is not None:
             _write_json(draft / MANIFEST, manifest)
+        if format == "uniform":
+            _write_json(draft / RECORD, {"version": VERSION, "plan": original.to_dict()})
+        elif format == "masked":  # shapes and numbering are still the source's
+            _copy_if_there(source_folder, draft, RECORD)
         copy_companions(source_folder, draft)
         (draft / "README.md").write_text(card or "# A pruned model\n", encoding="utf8")
         size, digest = weights_sha256(draft)
@@ -88,8 +95,8 @@ def save_like(network: Any, source_folder: Path, folder: Path, *, card: str = ""
     with _whole(folder, need) as draft:
         _save_weights(network, draft, source_folder, "auto")
         _write_json(draft / "config.json", config)
-        if is_pruned:
-            shutil.copyfile(source_folder / MANIFEST, draft / MANIFEST)
+        for name in (MANIFEST, RECORD):
+            _copy_if_there(source_folder, draft, name)
         copy_companions(source_folder, draft)
         (draft / "README.md").write_text(card or "# A trained model\n", encoding="utf8")
         size, digest = weights_sha256(draft)
@@ -140,17 +147,18 @@ def skeleton(folder: Path) -> Any:
 
 def read_manifest(folder: Path) -> tuple[Plan, list[str], str]:
     """What is kept, Linears (by path in the decoder) that got a bias, path of the decoder. Raises ``ModelRefused``."""
-    told = _read_json(folder / MANIFEST)
-    if told.get("version") != VERSION:
-        raise ModelRefused(f"{folder / MANIFEST}: version {told.get('version')!r} is not {VERSION}")
+    told = _versioned(folder / MANIFEST)
     biases, decoder = told.get("added_biases", []), told.get("decoder", "auto")
-    try:
-        plan = Plan.from_dict(told.get("plan"))
-    except DataError as error:
-        raise ModelRefused(f"{folder / MANIFEST}: {error.message}") from error
+    plan = _plan(told, folder / MANIFEST)
     if not isinstance(biases, list) or not all(isinstance(b, str) for b in biases) or not isinstance(decoder, str):
         raise ModelRefused(f"{folder / MANIFEST}: added_biases must be a list of names, decoder a name")
     return plan, biases, decoder
+
+
+def kept_plan(folder: Path) -> Plan | None:
+    """What a folder's model keeps of the original, by its manifest or record; None where it has neither. Raises ``ModelRefused``."""
+    file = next((folder / name for name in (MANIFEST, RECORD) if (folder / name).is_file()), None)
+    return None if file is None else _plan(_versioned(file), file)
 
 
 def copy_companions(source: Path, folder: Path) -> None:
@@ -237,11 +245,17 @@ def refuse_unequal(plan: Plan) -> None:
 
 
 def _in_original(plan: Plan, source_folder: Path) -> Plan:
-    """``plan`` in indices of the model that the source itself was cut from, as its own manifest counts."""
-    if not (source_folder / MANIFEST).is_file():
+    """``plan`` in indices of the model that the source itself was cut from, as its own manifest or record counts."""
+    before = kept_plan(source_folder)
+    if before is None:
         return plan
-    before = read_manifest(source_folder)[0]
-    return before.drop(plan.layers).narrow(dict(enumerate(plan.widths)))
+    try:
+        return before.drop(plan.layers).narrow(dict(enumerate(plan.widths)))
+    except IndexError:
+        raise ModelRefused(
+            f"{source_folder}: what its {MANIFEST} or {RECORD} says was kept is less than its weights hold",
+            hint="The file belongs to another model; remove it where it stands beside a plain checkpoint.",
+        ) from None
 
 
 def _manifest(network: Any, plan: Plan, config: dict[str, Any], decoder: str) -> dict[str, Any]:
@@ -324,6 +338,25 @@ def _whole(folder: Path, need: int) -> Iterator[Path]:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf8")
+
+
+def _versioned(path: Path) -> dict[str, Any]:
+    told = _read_json(path)
+    if told.get("version") != VERSION:
+        raise ModelRefused(f"{path}: version {told.get('version')!r} is not {VERSION}")
+    return told
+
+
+def _plan(told: dict[str, Any], path: Path) -> Plan:
+    try:
+        return Plan.from_dict(told.get("plan"))
+    except DataError as error:
+        raise ModelRefused(f"{path}: {error.message}") from error
+
+
+def _copy_if_there(source: Path, folder: Path, name: str) -> None:
+    if (source / name).is_file():
+        shutil.copyfile(source / name, folder / name)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

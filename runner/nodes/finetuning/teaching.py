@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from runner.errors import ModelRefused
 from runner.models.base import VisionLanguageModel
 from runner.models.lvlm.anatomy import Anatomy, anatomy
-from runner.models.lvlm.loading import PRUNED, LoadedLvlm
+from runner.models.lvlm.loading import LoadedLvlm
 from runner.nodes.finetuning.examples import Inputs, Kept, Live
 from runner.nodes.finetuning.losses import coarse_teacher
 from runner.nodes.finetuning.objective import Taught, kd_mask, logits_of, recorded, rows_at_once
@@ -110,12 +110,11 @@ def _detached(embedded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kept_layers(folder: Path, layers: int) -> list[int] | None:
-    """Original indices of a folder's blocks, by its manifest of pruning; None where it has none."""
-    if not (folder / PRUNED).is_file():
-        return None
-    from runner.models.lvlm.pruned import read_manifest
+    """Original indices of a folder's blocks, by its manifest or record of pruning; None where it has none."""
+    from runner.models.lvlm.pruned import kept_plan
 
-    found = list(read_manifest(folder)[0].layers)
+    plan = kept_plan(folder)
+    found = [] if plan is None else list(plan.layers)
     return found if len(found) == layers else None
 
 
@@ -139,7 +138,7 @@ def pair_layers(
     if origin is None or len(origin) != mine:
         raise ModelRefused(
             f"the student has {mine} blocks and the teacher {theirs}, and nothing says which were kept",
-            hint="Cut with format: manifest, give loss.hidden.teacher_layers, or take loss.hidden.layers: last.",
+            hint="Cut with format: manifest or uniform, give loss.hidden.teacher_layers, or take loss.hidden.layers: last.",
         )
     places = {original: place for place, original in enumerate(teacher or range(theirs))}
     lost = [origin[n] for n in wanted if n != LAST and origin[n] not in places]

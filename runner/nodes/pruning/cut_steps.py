@@ -16,7 +16,7 @@ Label = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\n\r]+$"
 Stages = Annotated[list[Stage], Field(min_length=1, max_length=32, description="in this order")]
 
 
-@step("prune.cut", version="1")
+@step("prune.cut", version="2")
 def cut(
     ctx: StepContext,
     *,

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from runner.errors import DataError, ModelRefused
 from runner.models.lvlm import pruned
+from runner.models.lvlm.loading import read
+from runner.nodes.finetuning.teaching import kept_layers
 from runner.nodes.pruning.apply import (
     LayerWidths,
     Plan,
@@ -200,6 +202,37 @@ def test_a_second_cut_is_told_in_the_originals_indices(source: Path, tmp_path: P
     assert told.layers == (2, 3)
     assert told.widths[0].heads == (1, 3)
     assert told.widths[0].neurons == (NEURONS[1], NEURONS[3])
+
+
+def test_uniform_folders_say_what_they_kept(source: Path, tmp_path: Path) -> None:
+    model, first = cut(network("llama"), even=True)  # layers 0, 2, 3; heads 1, 2, 3 and four neurons of each
+    pruned.write(model, first, tmp_path / "first", "uniform", source)
+    pruned.save_like(read(tmp_path / "first", dtype="float32").network, tmp_path / "first", tmp_path / "trained")
+    for name in ("first", "trained"):
+        assert not (tmp_path / name / "pruning.json").exists()
+        assert kept_layers(tmp_path / name, 3) == [0, 2, 3]
+    for format in ("manifest", "uniform"):
+        again = read(tmp_path / "trained", dtype="float32").network
+        groups = layer_groups(again)
+        widths = {i: LayerWidths.by_groups(g, [0, 1], [1, 3]) for i, g in enumerate(groups)}
+        plan = Plan.whole(groups).narrow(widths).drop([1, 2])
+        drop_layers(slice_widths(again, widths), [1, 2])
+        pruned.write(again, plan, tmp_path / format, format, tmp_path / "trained")  # type: ignore[arg-type]
+        told = pruned.kept_plan(tmp_path / format)
+        assert told is not None and told.layers == (2, 3)
+        assert all(w.heads == (1, 2) and w.neurons == (NEURONS[1], NEURONS[3]) for w in told.widths)
+    assert kept_layers(source, 4) is None
+
+
+def test_a_record_of_another_model_is_refused(source: Path, tmp_path: Path) -> None:
+    model, plan = cut(network("llama"), even=True)
+    pruned.write(model, plan, tmp_path / "first", "uniform", source)
+    stranger = folder("llama", tmp_path / "stranger")
+    (stranger / "pruning_record.json").write_bytes((tmp_path / "first" / "pruning_record.json").read_bytes())
+    whole = network("llama")
+    with pytest.raises(ModelRefused, match="less than its weights hold"):
+        pruned.write(whole, Plan.whole(layer_groups(whole)), tmp_path / "second", "uniform", stranger)
+    assert not (tmp_path / "second").exists()
 
 
 def test_trained_weights_of_a_cut_model_keep_its_layout(source: Path, tmp_path: Path) -> None:
