@@ -36,13 +36,14 @@ class LayerStage(_Spec):
     criterion: LayerCriterion = "block_influence"
     n_layers: int | None = Field(default=None, ge=0, description="blocks to remove")
     target_fraction: Ratio | None = Field(
-        default=None, description="share of the original language model: the number of blocks that comes nearest to it"
+        default=None,
+        description="share of the original language model that this stage alone takes: the number of blocks that comes nearest",
     )
     layers: list[Annotated[int, Field(ge=0)]] | None = Field(
         default=None, min_length=1, description="for explicit: indices in the original model"
     )
     k: int | None = Field(default=None, ge=2, description="for every_kth")
-    protect: Protect = Protect()
+    protect: Protect = Field(default=Protect(), description="not for explicit and every_kth")
     iterative_steps: int = Field(default=1, ge=1, le=1000, description="score anew so many times on the way")
 
     @model_validator(mode="after")
@@ -57,6 +58,11 @@ class LayerStage(_Spec):
             raise ValueError("give n_layers or target_fraction, one of them")
         if (self.criterion == "every_kth") != (self.k is not None):
             raise ValueError("k belongs to criterion every_kth, which wants it")
+        if self.layers is not None and len(set(self.layers)) < len(self.layers):
+            twice = next(layer for layer in self.layers if self.layers.count(layer) > 1)
+            raise ValueError(f"layers names layer {twice} more than once")
+        if self.criterion in ("explicit", "every_kth") and self.protect != Protect():
+            raise ValueError(f"criterion {self.criterion} says itself which layers go: protect has no part in it")
         if self.iterative_steps > 1 and self.criterion not in NEEDS_SCORES:
             raise ValueError(f"criterion {self.criterion} scores nothing that several steps could score anew")
         return self
@@ -98,7 +104,8 @@ class WidthStage(_Spec):
     attention: AttentionPart | None = None
     mlp: Part | None = None
     target_fraction: Ratio | None = Field(
-        default=None, description="share of the original language model that is gone then"
+        default=None,
+        description="share of the original language model that is gone after this stage, by earlier stages or by it",
     )
     target_params: int | None = Field(
         default=None, ge=1, description="parameters of the language model that stay, at most"

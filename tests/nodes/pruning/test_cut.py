@@ -185,6 +185,9 @@ def test_single_query_heads(model: Lvlm, tmp_path: Path) -> None:
         ({"kind": "layer", "n_layers": 1, "target_fraction": 0.1}, "one of them"),
         ({"kind": "layer", "criterion": "explicit"}, "wants layers"),
         ({"kind": "layer", "criterion": "last", "n_layers": 2, "iterative_steps": 2}, "scores nothing"),
+        ({"kind": "layer", "criterion": "explicit", "layers": [1, 2, 1]}, "layer 1 more than once"),
+        ({"kind": "layer", "criterion": "explicit", "layers": [0], "protect": {"first": 1}}, "protect has no part"),
+        ({"kind": "layer", "criterion": "every_kth", "k": 2, "protect": {"last": 1}}, "protect has no part"),
         ({"kind": "width", "criterion": "l1", "mlp": {"ratio": 0.1}, "compensate": True}, "wants criterion flap"),
     ],
 )
