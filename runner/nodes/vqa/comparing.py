@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 ALONE = ("mean", "yes_no")
 """Aggregates that are the mean score of items."""
+SAME = 1e-12
+"""Differences nearer than this are one but for rounding."""
 
 
 class Pair(NamedTuple):
@@ -91,7 +93,8 @@ def difference_interval(
     benchmark: Row, rows: Sequence[tuple[Row, Row]], ours: Estimate, original: Estimate, scale: float
 ) -> tuple[float | None, float | None]:
     """95 % limits of (ours - original) / scale. Shares of items that are right or wrong, each on its own: Newcombe's interval of a paired
-    difference (method 10); all else: percentiles of paired bootstrap differences."""
+    difference (method 10); all else: percentiles of paired bootstrap differences. Where mean scores of 0..1 differ by the same in every
+    draw, which would leave no width, Newcombe's interval over the groups takes their place."""
     values = np.array([[a["score"] or 0.0, b["score"] or 0.0] for a, b in rows], np.float64).reshape(-1, 2)
     alone = all(a.get("pair_id") is None for a, _ in rows)
     if len(rows) and benchmark["aggregate"] in ALONE and alone and np.isin(values, (0.0, 1.0)).all():
@@ -99,7 +102,25 @@ def difference_interval(
         counts = [int((right == pattern).all(1).sum()) for pattern in ((1, 1), (1, 0), (0, 1), (0, 0))]
         low, high = paired_difference_interval(*counts)
         return float(low), float(high)
-    return _limits((ours.draws - original.draws) / scale)
+    draws = (ours.draws - original.draws) / scale
+    if (
+        len(rows)
+        and benchmark["aggregate"] in ALONE
+        and values.min() >= 0
+        and values.max() <= 1
+        and np.ptp(draws) < SAME
+    ):
+        groups = {a["item_id"] if a.get("pair_id") is None else ("pair", a["pair_id"]) for a, _ in rows}
+        first, second = values.mean(0).tolist()
+        return _without_spread(first, second, len(groups))
+    return _limits(draws)
+
+
+def _without_spread(original: float, ours: float, groups: int) -> tuple[float, float]:
+    """Newcombe's limits of ours - original for shares of ``groups`` that differ in one direction only."""
+    counts = [min(original, ours), max(original - ours, 0.0), max(ours - original, 0.0), 1 - max(original, ours)]
+    low, high = paired_difference_interval(*(count * groups for count in counts))
+    return float(low), float(high)
 
 
 def aggregate_row(pairs: Sequence[Pair]) -> dict[str, Any]:

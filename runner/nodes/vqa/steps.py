@@ -18,7 +18,7 @@ Label = Annotated[
 ]
 
 
-@step("evaluate.compare", version="1")
+@step("evaluate.compare", version="2")
 def compare(
     ctx: StepContext,
     *,

@@ -11,6 +11,7 @@ from runner.context import local_context
 from runner.data.benchmarks.building import conversations, vqa_items
 from runner.errors import DataError
 from runner.models.lvlm.loading import Lvlm, read
+from runner.nodes.intervals import paired_difference_interval
 from runner.nodes.vqa import answering
 from runner.nodes.vqa.answering import Answer, Answers, answer_items, scored
 from runner.nodes.vqa.losses import loss_rows, ratio_interval
@@ -99,6 +100,24 @@ def test_a_model_beside_itself_retains_everything(tmp_path):
     [row], [whole] = told.bench_score.to_pylist(), told.bench_aggregate.to_pylist()
     assert row["retained"] == 1 and row["difference"] == 0 and row["ci_low"] <= 0 <= row["ci_high"] and row["n"] == 4
     assert whole["avg_ratio_of_means"] == whole["ci_low"] == whole["ci_high"] == whole["avg_mean_of_ratios"] == 100
+
+
+def test_equal_differences_leave_doubt(tmp_path):
+    """Questions in groups, answered alike by both: resampling them would claim to know the difference exactly."""
+    pairs = [f"g{n // 2}" for n in range(20)]
+    original = [1, 0] * 10
+    told = compare(
+        local_context(tmp_path), original=rated(original, "o", pairs),
+        others={"same": rated(original, "same", pairs), "none": rated([0] * 20, "none", pairs)},
+    )  # fmt: skip
+    same, none = told.bench_score.to_pylist()
+    low, high = paired_difference_interval(5, 0, 0, 5)
+    assert (
+        same["difference"] == 0 and (same["ci_low"], same["ci_high"]) == pytest.approx((low, high)) and low < 0 < high
+    )
+    low, high = paired_difference_interval(0, 5, 0, 5)
+    assert none["difference"] == -0.5 and (none["ci_low"], none["ci_high"]) == pytest.approx((low, high))
+    assert none["ci_low"] < -0.5 < none["ci_high"] < 0
 
 
 def test_retained_quality_and_the_paired_interval(tmp_path):
