@@ -245,7 +245,16 @@ def _words(folder: Path, *, sees: bool) -> tuple[Any, Any]:
             return processor, processor.tokenizer
         return None, AutoTokenizer.from_pretrained(folder, **_LOCAL) if has_words else None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError) as error:
-        raise ModelRefused(f"{folder}: its tokenizer or processor cannot be loaded: {error}") from error
+        text = " ".join(str(error).split())
+        raise ModelRefused(
+            f"{folder}: its tokenizer or processor cannot be loaded: {text}", hint=_install_hint(error)
+        ) from error
+
+
+def _install_hint(error: Exception) -> str | None:
+    """Processors that want packages which no other model here needs: SmolVLM's spells out numbers."""
+    wants = isinstance(error, ImportError) and "num2words" in str(error)
+    return "pip install num2words" if wants else None
 
 
 def merge_adapter(network: Any, folder: Path) -> Any:
