@@ -25,6 +25,10 @@ class ModelPool:
                 self._handles[key] = load()
             return self._handles[key]
 
+    def loaded(self, key: str) -> ModelHandle | None:
+        """The handle for ``key`` where it is there already."""
+        return self._handles.get(key)
+
     def close(self) -> None:
         """Close all handles, the last loaded first: it may stand on earlier ones. Raises the first error, after all."""
         errors = []

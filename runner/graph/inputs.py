@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,24 @@ class Inputs:
         linked = {field: self._value(source) for field, source in planned.links.items()}
         cache = self.store.workspace.cache
         return planned.config.load(Services(self.device, cache, linked, self.resolver()))
+
+    def notes(self) -> dict[str, tuple[str, ...]]:
+        """What small models say of themselves, by key: those that were loaded, and those that say it without their weights."""
+        found = {}
+        for key in self.plan.models:
+            handle = self.pool.loaded(key)
+            if handle is None and self._is_light(key):
+                with contextlib.suppress(Exception):  # the step that writes it did not run, or its folder is gone
+                    handle = self.model(key)
+            if getattr(handle, "small", False):
+                found[key] = tuple(getattr(handle, "notes", ()))
+        return found
+
+    def _is_light(self, key: str) -> bool:
+        """Whether neither the model nor one that it links to reads weights when it is loaded."""
+        planned = self.plan.models[key]
+        linked = [source.key for source in planned.links.values() if not isinstance(source, StepInput)]
+        return planned.config.light and all(self._is_light(one) for one in linked)
 
     def resolver(self) -> Callable[[str], Path]:
         """Turns a path or asset of the spec into a local path."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from runner.graph.nodes import PlanNode
@@ -68,6 +70,7 @@ class RunRecord:
         self.state: Row = {"thread": 1, "spent": {}} | earlier.get("state", {})
         self.state |= {"plan_key": plan.key, "results": str(spec.results)}
         self.questions: list[Row] = []
+        self._plan = plan
         self._steps: dict[tuple[str, str], Row] = {}
         self._fixed = {"variants": variant_rows(plan), "models": model_rows(plan), "assets": asset_rows(plan)}
 
@@ -102,6 +105,10 @@ class RunRecord:
         with self._lock:
             return [dict(row) for row in self._steps.values()]
 
+    def noted(self, notes: Mapping[str, tuple[str, ...]]) -> None:
+        """Rows of ``models`` with what small models say of themselves, by key of the plan."""
+        self._fixed["models"] = model_rows(self._plan, notes)
+
     def to_json(self) -> Row:
         """``run.json``."""
         with self._lock:
@@ -120,19 +127,19 @@ def _json(value: Any) -> Any:
     return canonical(value)
 
 
-def model_rows(plan: Plan) -> list[Row]:
+def model_rows(plan: Plan, told: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> list[Row]:
     """Rows of ``models``, one for each variant."""
     rows = []
     for (variant, name), key in plan.variant_models.items():
         model = plan.models[key]
         row = {"variant": variant, "step": "", "model": name, "kind": model.config.kind.kind}
-        row |= {"provider": model.config.provider, "identity": model.identity, **_about(plan, key)}
+        row |= {"provider": model.config.provider, "identity": model.identity, **_about(plan, key, told.get(key, ()))}
         rows.append(row)
     return rows
 
 
-def _about(plan: Plan, key: str) -> Row:
-    """Licence of packaged weights, and the line about a smaller asset standing in for the one asked for."""
+def _about(plan: Plan, key: str, told: tuple[str, ...]) -> Row:
+    """Licence of packaged weights, and notes: a smaller asset stands in for the one asked for; what a small model says of itself."""
     from runner.graph.canonical import references_outside
     from runner.references import AssetRef
 
@@ -140,7 +147,7 @@ def _about(plan: Plan, key: str) -> Row:
     files = [file for name in names if (file := plan.assets[name].file) is not None]
     notes = [f"{file.name} stands in for {file.wanted}" for file in files if file.name != file.wanted]
     licences = dict.fromkeys(file.licence for file in files if file.licence)
-    return {"licence": ", ".join(licences) or None, "note": "; ".join(notes) or None}
+    return {"licence": ", ".join(licences) or None, "note": "; ".join(dict.fromkeys([*notes, *told])) or None}
 
 
 def asset_rows(plan: Plan) -> list[Row]:

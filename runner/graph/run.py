@@ -311,9 +311,10 @@ class _Attempt:
         pool = ModelPool()
         engine = (self.options.engine or LocalEngine)()
         self.options.stop.listen(engine.stop)
+        inputs = Inputs(self.plan, self.store, pool, self.device)
         executor = Executor(
             self.plan, self.workspace, self.record, self.journal, self.recorder, engine,
-            Inputs(self.plan, self.store, pool, self.device), self.options.sink, self.budget, self.device,
+            inputs, self.options.sink, self.budget, self.device,
             self.options.fail_fast,
         )  # fmt: skip
         try:
@@ -324,6 +325,7 @@ class _Attempt:
         except (Interrupted, StepError, BudgetExceeded) as error:
             self.error = error
         finally:
+            self.record.noted(inputs.notes())
             pool.close()
         return executor
 

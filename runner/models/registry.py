@@ -73,6 +73,11 @@ class ModelConfig(BaseModel):
         """Load the model; slow, may raise ``ModelRefused``, ``AssetError``, ``EndpointError``."""
         raise TypeError(f"provider {self.provider!r} does not say how to load")
 
+    @property
+    def light(self) -> bool:
+        """Whether ``load`` reads no weights and fetches nothing: what the model says of itself may then be asked at any time."""
+        return False
+
     def identity(self) -> dict[str, Any]:
         """What enters content keys. Fields that cannot change a result (ports, timeouts, batch sizes) are left out."""
         return self.model_dump(mode="python")

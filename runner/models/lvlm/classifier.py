@@ -39,6 +39,7 @@ class LvlmClassifier(Classifier):
         if len({label.strip() for label in labels}) != len(labels) or not all(label.strip() for label in labels):
             raise ModelRefused("labels: two are the same, or one is blank")
         self.name, self.labels = model.name, tuple(labels)
+        self.small = model.small
         self.notes = (*model.notes, "labels are scored as replies of a vision-language model")
         self._model, self._question, self._normalise = model, question, normalise
         self._settings = canonical([question, list(labels), normalise])

@@ -47,6 +47,11 @@ class LvlmConfig(ModelConfig):
             raise ValueError("give adapter (a local folder) or adapter_written (a step's output), not both")
         return self
 
+    @property
+    def light(self) -> bool:
+        """Only a name on the hub has to be fetched."""
+        return self.name is None
+
     def identity(self) -> dict[str, Any]:
         """Everything but the device."""
         return self.model_dump(mode="python", exclude={"device"})
@@ -85,6 +90,11 @@ class LvlmClassifierConfig(ModelConfig):
     normalise: Literal["tokens", "none"] = Field(
         default="tokens", description="tokens: log-likelihood a token, so that long labels stand a chance"
     )
+
+    @property
+    def light(self) -> bool:
+        """As light as its model."""
+        return True
 
     def load(self, services: Services) -> Classifier:
         """Weights are read at the first picture. Raises ``ModelRefused``."""
