@@ -2164,7 +2164,7 @@ CREATE TABLE dmo_objective (
   rank INTEGER,  -- 1 is best
   ci_low DOUBLE,  -- 95 % interval, bootstrap over items
   ci_high DOUBLE,  -- 95 % interval
-  gap DOUBLE,  -- to the best of its kind
+  gap DOUBLE,  -- to the best of its kind; of halves to the chosen one
   gap_low DOUBLE,  -- 95 % interval of the gap, items paired
   gap_high DOUBLE,  -- 95 % interval
   chosen BOOLEAN  -- whether it was chosen, perhaps on other items than these; NULL: of another kind than those chosen among

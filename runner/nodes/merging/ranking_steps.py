@@ -34,7 +34,7 @@ def mixtures(
     return Mixtures(names, arrow_table("dmo_mixture", mixture_rows(names, generator, add, max_mixtures)))
 
 
-@step("dmo.rank", version="3")
+@step("dmo.rank", version="4")
 def rank(
     ctx: StepContext,
     *,
@@ -70,10 +70,10 @@ def rank(
         table = validity.score_table(proxy)
         choosing, reporting = validity.halves(table, seed) if halves else (table, table)
         by_choice = validity.objectives(choosing, objective, draws, seed)
-        found = validity.objectives(reporting, objective, draws, seed)
+        best = int(by_choice.order[0])
+        found = validity.objectives(reporting, objective, draws, seed, best)
         tables = validity.told_apart(proxy.kind, [validity.score_table(other) for other in others])
         truth = None if true is None else validity.score_table(true)
-        best = int(by_choice.order[0])
         rows = [row | {"chosen": i == best} for i, row in enumerate(found.rows())]
         checks: list[dict[str, Any]] = []
         for stand_in in [table, *tables] if truth is not None else []:

@@ -89,7 +89,15 @@ def _items(scores: MixtureScores, rows: dict[str, int]) -> dict[str, tuple[Float
 
 
 def halves(table: ScoreTable, seed: int) -> tuple[ScoreTable, ScoreTable]:
-    """The table over one half of the items (by group) and over the other: to choose on one and report on the other."""
+    """The table over one half of the items (by group) and over the other: to choose on one and report on the other.
+
+    Raises ``ValueError`` for a task whose score is no mean of known items: what it is on half of them cannot be told from their values.
+    """
+    other = next((name for name in table.names if not _is_item_mean(table, name)), None)
+    if other is not None:
+        raise ValueError(
+            f"halves wants scores that are means of items; that of {other} is not, or its items are not known"
+        )
     generator = np.random.default_rng(seed)
     first, second = {}, {}
     for task, (values, groups) in table.items.items():
@@ -140,8 +148,12 @@ class Objectives:
         return row
 
 
-def objectives(table: ScoreTable, objective: Objective, draws: int, seed: int) -> Objectives:
-    """Values of all mixtures and, where scores are means of known items, paired intervals against the best. Raises ``ValueError``.
+def objectives(
+    table: ScoreTable, objective: Objective, draws: int, seed: int, against: int | None = None
+) -> Objectives:
+    """Values of all mixtures and, where scores are means of known items, paired intervals against one of them. Raises ``ValueError``.
+
+    ``against``: its row, default the best's: one that was chosen elsewhere may have others above it, whose gaps are then negative.
 
     A benchmark whose score is another function of its items (F1, accuracy+, means of categories) has no interval here: resampled
     item means would be draws of another quantity.
@@ -153,7 +165,9 @@ def objectives(table: ScoreTable, objective: Objective, draws: int, seed: int) -
         return Objectives(table, values, order, None, None)
     signed = np.array(list(weights.values()))
     found = ranking.resampled([table.items[name] for name in weights], lambda means: means @ signed, draws, seed)
-    return Objectives(table, values, order, found.draws, ranking.gaps(found, int(order[0])))
+    return Objectives(
+        table, values, order, found.draws, ranking.gaps(found, int(order[0]) if against is None else against)
+    )
 
 
 def surrogate_rows(table: ScoreTable, objective: Objective) -> list[dict[str, Any]]:

@@ -171,6 +171,25 @@ def test_halves_report_on_items_that_did_not_choose(ctx: StepContext) -> None:
     assert marked["mixture_id"] == split.chosen["mixture_id"] and marked["rank"] > 1
 
 
+def test_gaps_of_halves_are_to_the_chosen_one(ctx: StepContext) -> None:
+    scores = made("proxy", (np.random.default_rng(1).random((30, 40)) < 0.5).astype(float))
+    found = rank(ctx, proxy=scores, halves=True)
+    rows = {row["mixture_id"]: row for row in found.objectives.to_pylist()}
+    own = rows[found.chosen["mixture_id"]]
+    assert (own["gap"], own["gap_low"], own["gap_high"]) == (0, 0, 0)
+    assert all(row["gap"] == pytest.approx(own["value"] - row["value"]) for row in rows.values())
+    assert min(row["gap"] for row in rows.values()) < 0 and own["mixture_id"] in found.indistinguishable
+
+
+def test_halves_of_scores_that_are_no_item_means_are_refused(ctx: StepContext) -> None:
+    scores = made("proxy", np.random.default_rng(0).random((4, 10)))
+    rows = [row | {"value": row["value"] ** 2} for row in scores.scores.to_pylist()]
+    with pytest.raises(DataError, match="means of items; that of task0 is not"):
+        rank(ctx, proxy=replace(scores, scores=arrow_table("dmo_score", rows)), halves=True)
+    with pytest.raises(DataError, match="items are not known"):
+        rank(ctx, proxy=replace(scores, items=scores.items.slice(0, 0)), halves=True)
+
+
 def test_a_failed_mixture_has_no_rank_and_is_said(ctx: StepContext) -> None:
     scores = made("proxy", np.array([[1.0, 0], [1, 1], [0, 0]]), tasks=2)
     rows = scores.scores.to_pylist()
