@@ -139,6 +139,9 @@ class ChatModel(ModelHandle, ABC):
         """Have the server forget an adapter. Raises ``EndpointError`` of scope ``run``."""
         raise self._no_adapters()
 
+    async def disconnect(self) -> None:
+        """Close the connections that the running event loop keeps, for a caller whose loop ends. A later request opens others."""
+
     def _no_adapters(self) -> ModelRefused:
         return ModelRefused(
             f"{self.name} serves no adapters by name",

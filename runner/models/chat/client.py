@@ -129,6 +129,11 @@ class Client(ChatModel):
         """See ``ChatModel.unload_adapter``; by the endpoint of vLLM."""
         await self._adapters().administer("/unload_lora_adapter", {"lora_name": name})
 
+    async def disconnect(self) -> None:
+        """See ``ChatModel.disconnect``."""
+        if isinstance(self._sender.backend, AdapterBackend):
+            await self._sender.backend.disconnect()
+
     def _adapters(self) -> AdapterBackend:
         backend = self._sender.backend
         if not isinstance(backend, AdapterBackend):

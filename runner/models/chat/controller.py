@@ -115,6 +115,10 @@ class PerLoop(Generic[T]):
             self._held[loop] = self._make()
         return self._held[loop]
 
+    def take(self) -> T | None:
+        """The value of the running loop, forgotten here; None where it never asked."""
+        return self._held.pop(asyncio.get_running_loop(), None)
+
     def take_all(self) -> list[tuple[asyncio.AbstractEventLoop, T]]:
         """All values with their loops; they are forgotten here."""
         held, self._held = self._held, {}

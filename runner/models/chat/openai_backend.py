@@ -74,6 +74,12 @@ class OpenAIBackend:
         except SendFailed as failure:
             raise self._redacted(failure) from None
 
+    async def disconnect(self) -> None:
+        """Close the connections of the running event loop."""
+        client = self._clients.take()
+        if client is not None:
+            await client.close()
+
     def reads_text_only(self) -> bool:
         """Only the server knows."""
         return False

@@ -114,6 +114,9 @@ class AdapterBackend(Protocol):
     async def administer(self, path: str, body: dict[str, Any]) -> None:
         """One request that changes the server. Raises ``SendFailed`` unless it succeeds."""
 
+    async def disconnect(self) -> None:
+        """Close the connections of the running event loop; a later request opens others."""
+
 
 def data_url(image: ImagePart) -> str:
     """The image as a ``data:`` URL."""
