@@ -51,9 +51,10 @@ class Checked:
     warnings: tuple[str, ...] = field(default=())
 
 
-def check_experts(base_folder: Path, experts: Mapping[str, Path]) -> Checked:
+def check_experts(base_folder: Path, experts: Mapping[str, Path], base_name: str = "") -> Checked:
     """Refuse what cannot be merged, naming tensor, shapes and files; no weight is read, only hashed.
 
+    ``base_name``: what the base is called besides its folder; LoRA experts say nothing of their base but its name and its shapes.
     Raises ``ModelRefused``: fewer than two experts, folders without safetensors, pickled or quantised weights, other
     architectures, vocabularies, names or shapes than the base, experts of different bases, heads tied in one and not in the other.
     """
@@ -63,7 +64,7 @@ def check_experts(base_folder: Path, experts: Mapping[str, Path]) -> Checked:
     refuse_quantised(base_folder, base.config, base.entries.values())
     warnings: list[str] = []
     facts = [expert_facts(base, name, path, warnings) for name, path in experts.items()]
-    _refuse_other_bases(base_folder, facts, warnings)
+    _refuse_other_bases(base_folder, base_name, facts, warnings)
     return Checked(tuple(facts), (*warnings, *_repeats(facts)))
 
 
@@ -72,7 +73,7 @@ def expert_facts(base: Checkpoint, name: str, path: Path, warnings: list[str]) -
     if not path.is_dir():
         raise ModelRefused(f"expert {name}: {path} is not a folder")
     if (path / ADAPTER_CONFIG).is_file():
-        return _lora_facts(base, name, path, warnings)
+        return _lora_facts(base, name, path)
     if (path / "config.json").is_file():
         return _full_facts(base, name, path, warnings)
     raise ModelRefused(f"expert {name}: {path} holds neither {ADAPTER_CONFIG} nor config.json")
@@ -102,7 +103,7 @@ def refuse_quantised(folder: Path, config: dict[str, Any], entries: Iterable[Ent
 # --- LoRA ------------------------------------------------------------------------------------------------------------
 
 
-def _lora_facts(base: Checkpoint, name: str, path: Path, warnings: list[str]) -> ExpertFacts:
+def _lora_facts(base: Checkpoint, name: str, path: Path) -> ExpertFacts:
     config, file = read_settings(path), path / ADAPTER_WEIGHTS
     if not file.is_file():
         pickled = (path / "adapter_model.bin").is_file()
@@ -120,12 +121,20 @@ def _lora_facts(base: Checkpoint, name: str, path: Path, warnings: list[str]) ->
             f"({next(iter(shapes), 'it has none')}): it belongs to another model"
         )
     if matching.ignored:
-        _refuse_or_warn_ignored(name, matching.ignored, base, warnings)
+        raise ModelRefused(
+            f"expert {name}: {matching.ignored[0]} has no place in {base.folder}{_why_not(matching.ignored[0], base)}",
+            hint="merge the adapter into its own base first, or train without that module",
+        )
     ranks = [entry.shape[0] for key, entry in entries.items() if ".lora_A" in key] or [0]
     return ExpertFacts(
         name, path, "lora", weights_sha256([file]), len(matching.found), len(base.entries) - len(matching.found),
         matching.ignored, max(ranks), _scaling(config), config.get("base_model_name_or_path"),
     )  # fmt: skip
+
+
+def _why_not(key: str, base: Checkpoint) -> str:
+    is_head = canonical(key).startswith("lm_head") and tied(base.config)
+    return ", whose head is its embedding table" if is_head else ""
 
 
 def _adapted_shapes(name: str, file: Path, entries: Mapping[str, Entry]) -> dict[str, tuple[int, ...]]:
@@ -180,7 +189,7 @@ def _full_facts(base: Checkpoint, name: str, path: Path, warnings: list[str]) ->
             f"expert {name}: {path} lacks {len(matching.missing)} tensors of the base, such as {matching.missing[0]}"
         )
     if matching.ignored:
-        _refuse_or_warn_ignored(name, matching.ignored, base, warnings)
+        _say_ignored(name, matching.ignored, base, warnings)
     sha = weights_sha256([shard.file for shard in own.shards])
     found = len(matching.found)
     return ExpertFacts(name, path, "full", sha, found, len(base.entries) - found, matching.ignored)
@@ -248,7 +257,7 @@ def _refuse_shape(name: str, target: str, shape: tuple[int, ...], file: Path, ba
     )
 
 
-def _refuse_or_warn_ignored(name: str, ignored: tuple[str, ...], base: Checkpoint, warnings: list[str]) -> None:
+def _say_ignored(name: str, ignored: tuple[str, ...], base: Checkpoint, warnings: list[str]) -> None:
     """A tied head that is written out as well is harmless; anything else without a place is said."""
     heads = [key for key in ignored if canonical(key).startswith("lm_head")]
     if len(heads) == len(ignored) and tied(base.config):
@@ -259,16 +268,19 @@ def _refuse_or_warn_ignored(name: str, ignored: tuple[str, ...], base: Checkpoin
     )
 
 
-def _refuse_other_bases(base: Path, facts: list[ExpertFacts], warnings: list[str]) -> None:
+def _refuse_other_bases(base: Path, base_name: str, facts: list[ExpertFacts], warnings: list[str]) -> None:
+    """LoRA experts are known to share a base by its name alone: another name than the base's own is said."""
     named = {fact.name: Path(fact.base_name).name for fact in facts if fact.base_name}
     if len(set(named.values())) > 1:
         (one, a), (other, b) = list({v: (k, v) for k, v in named.items()}.values())[:2]
         raise ModelRefused(f"experts of different bases: {one} was trained from {a}, {other} from {b}")
-    known = {base.name, base.resolve().name, Path(str(read_json(base / "config.json").get("_name_or_path", ""))).name}
-    if named and not known & set(named.values()):
+    own = (base_name, str(read_json(base / "config.json").get("_name_or_path", "")), base.name, base.resolve().name)
+    known = list(dict.fromkeys(name for text in own if (name := Path(text).name)))
+    if named and not set(known) & set(named.values()):
         found = next(iter(named.values()))
         warnings.append(
-            f"the experts name the base {found!r}, this one stands in {base.name!r}; shapes and names agree"
+            f"the experts name the base {found[:200]!r}, this one is called {', '.join(known)[:200]}; shapes agree, and an adapter "
+            "tells no more of its base: make sure that it is the same model"
         )
 
 

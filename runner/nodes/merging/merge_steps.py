@@ -48,7 +48,7 @@ def experts(
         raise StepError(f"expert {twice[0]!r} is named under paths and under trained", step=ctx.step)
     folders = {name: _local(path) for name, path in paths.items()}
     folders |= {name: _folder_of(one) for name, one in trained.items()}
-    found = describe(base_folder(base), folders)
+    found = describe(base_folder(base), folders, base_name=base.name)
     for text in found.warnings:
         ctx.warn(text)
     models = [

@@ -125,6 +125,34 @@ def test_descriptions_warn_of_zero_and_equal_experts_and_refuse_nan(tmp_path: Pa
         describe(base, {"same": same, "other": other})
 
 
+def test_experts_of_another_base_are_told(tmp_path: Path) -> None:
+    """Same shapes, other weights: a whole checkpoint by its distance, an adapter by the name of its base alone."""
+    base, far, near = full(tmp_path / "base", 0), full(tmp_path / "far", 1), full(tmp_path / "near", 0)
+    moved = {name: 1.3 * tensor for name, tensor in load_file(base / "model.safetensors").items()}
+    save_file(moved, near / "model.safetensors")
+    found = describe(base, {"far": far, "near": near})
+    assert [text.split()[1] for text in found.warnings] == ["far"] and "not trained from this base" in found.warnings[0]
+    adapters = {name: lora(tmp_path / name, seed, base="hub/Model-7B") for seed, name in enumerate("ab")}
+    (warning,) = describe(base, adapters).warnings
+    assert "'Model-7B'" in warning and "base" in warning and "make sure" in warning
+    assert describe(base, adapters, base_name="mine/Model-7B").warnings == ()
+    (warning,) = describe(base, adapters, base_name="mine/Other").warnings
+    assert "Other, base" in warning
+
+
+def test_adapters_of_what_the_base_lacks_are_refused_by_name(tmp_path: Path) -> None:
+    base, good = full(tmp_path / "base", 0), lora(tmp_path / "good", 9)
+    factors = {name: (torch.randn(2, 4), torch.randn(4, 2)) for name in (Q, Q.replace("q_proj", "gate"))}
+    write_adapter(LoraAdapter(factors, dict.fromkeys(factors, 1.0)), tmp_path / "more", "base")
+    with pytest.raises(ModelRefused, match=r"expert more: .*self_attn\.gate\.weight has no place"):
+        check_experts(base, {"good": good, "more": tmp_path / "more"})
+    tied = full(tmp_path / "tied", 0, drop=("lm_head.weight",), tie_word_embeddings=True)
+    head = {Q: factors[Q], "lm_head": (torch.randn(2, 4), torch.randn(8, 2))}
+    write_adapter(LoraAdapter(head, dict.fromkeys(head, 1.0)), tmp_path / "head", "base")
+    with pytest.raises(ModelRefused, match=r"lm_head\.weight has no place .*whose head is its embedding table"):
+        check_experts(tied, {"good": good, "head": tmp_path / "head"})
+
+
 def test_geometry_of_factors_is_that_of_whole_differences() -> None:
     torch.manual_seed(0)
     low = [{"w": LowRank(torch.randn(r, 7), torch.randn(5, r), 0.5 * r)} for r in (2, 3)]
