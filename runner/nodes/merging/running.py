@@ -12,6 +12,7 @@ from runner.artifacts import Conversations, Experts, Mixtures, MixtureScores, Tr
 from runner.errors import DataError, RunnerError
 from runner.models.base import ChatModel, VisionLanguageModel
 from runner.nodes.merging.checkpoints import Checkpoint
+from runner.nodes.merging.checks import weights_sha256
 from runner.nodes.merging.describing import expert_paths
 from runner.nodes.merging.experts import open_expert
 from runner.nodes.merging.merge_steps import base_folder
@@ -90,10 +91,13 @@ def _served(
 def _about(job: Job, names: Sequence[str], execution: str) -> dict[str, Any]:
     """What besides the weights makes a result what it is."""
     sha = {row["name"]: row["sha256"] for row in job.experts.experts.to_pylist()}
+    merge = job.spec.model_dump(mode="json", by_alias=True)
+    # By content, as the experts: other values may be written to the same file.
+    merge["fisher"] = {name: weights_sha256([Path(file)]) for name, file in job.spec.fisher.items()}
     return {
         # Names too: random drops, densities and weights of tensors follow them.
         "base": job.base.identity, "dtype": job.base.dtype, "experts": [[name, sha[name]] for name in names],
-        "merge": job.spec.model_dump(mode="json", by_alias=True), "execution": execution,
+        "merge": merge, "execution": execution,
     }  # fmt: skip
 
 

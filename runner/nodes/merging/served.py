@@ -71,6 +71,11 @@ class ServedMerges(Merges):
                 f"served_lora is for linear merges with one weight an expert; this is {spec.method}",
                 hint="take execution: auto",
             )
+        if spec.rounds:
+            raise ModelRefused(
+                f"served_lora cannot keep merge.dtype {spec.dtype}: the server computes in a dtype of its own",
+                hint="leave dtype out, or take execution: auto",
+            )
         self.server, self.paths, self.spec, self.folder = server, dict(experts), spec, folder
         self.load, self.tensors, self.base_name = load, tensors, base_name
         self._written: dict[str, Written] = {}
@@ -178,8 +183,11 @@ class ServedMerges(Merges):
         shutil.rmtree(written.folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Let go of the loop."""
-        self._loop.close()
+        """Let go of the connections and of the loop that kept them."""
+        try:
+            self.wait(self.server.disconnect())
+        finally:
+            self._loop.close()
 
 
 def _need_factors(adapters: Mapping[str, LoraAdapter]) -> None:

@@ -26,7 +26,7 @@ import torch
 
 from runner.errors import ModelRefused
 from runner.models.lvlm.anatomy import anatomy
-from runner.nodes.merging.checkpoints import Checkpoint
+from runner.nodes.merging.checkpoints import FLOATING, Checkpoint
 from runner.nodes.merging.execution import BatchedMixtures, LowRank, ResidentDeltas
 from runner.nodes.merging.experts import Expert, LoraExpert, Merger
 from runner.nodes.merging.names import match
@@ -105,8 +105,27 @@ class Sessions(Merges):
 
     @cached_property
     def loaded(self) -> LoadedLvlm:
-        """The base's network, this step's own."""
-        return self.base.load()
+        """The base's network, this step's own; what is not merged in the merge's dtype, as a written merge has it."""
+        loaded = self.base.load()
+        if self.spec.rounds:
+            self._round_rest(loaded.network)
+        return loaded
+
+    def _round_rest(self, network: nn.Module) -> None:
+        state, dtype = network.state_dict(), getattr(torch, self.spec.dtype)
+        found = match(state, self.own.entries).found
+        merged = {state[found[name]].data_ptr() for name in self.merger.names if name in found}
+        for name, entry in self.own.entries.items():
+            if entry.dtype not in FLOATING or name in self.merger.names:
+                continue
+            if name not in found:
+                raise ModelRefused(
+                    f"{name} has no place in the loaded network to be {self.spec.dtype} there",
+                    hint="take execution: checkpoint",
+                )
+            live = state[found[name]]
+            if live.data_ptr() not in merged:
+                live.copy_(self.own.tensor(name).to(dtype))
 
     @cached_property
     def places(self) -> dict[str, str]:
@@ -215,11 +234,11 @@ class ResidentSessions(Sessions):
 
     @contextmanager
     def session(self, mixtures: Sequence[Mixture]) -> Iterator[Ready]:
-        """One fused pass where the merge is linear, else the method tensor by tensor."""
+        """One fused pass where the merge is linear in the network's own dtype, else the method tensor by tensor."""
         (mixture,) = mixtures
         resident, start = self.resident, time.perf_counter()
         coefficients = linear_coefficients(self.spec, mixture.weights)
-        if coefficients is not None:
+        if coefficients is not None and not self.spec.rounds:
             resident.set(coefficients)
         else:
             self._merge(resident, mixture)
@@ -293,6 +312,11 @@ def open_sessions(
 ) -> Sessions:
     """The asked execution, or the cheapest that can do it. Raises ``ModelRefused`` where the asked one cannot."""
     kind = KINDS[_automatic(base, own, experts, spec) if execution == "auto" else execution]
+    if kind is BatchedSessions and spec.rounds:
+        raise ModelRefused(
+            f"batched_lora cannot keep merge.dtype {spec.dtype}: no merged tensor is made that could be rounded",
+            hint="leave dtype out, or take execution: auto",
+        )
     if kind is BatchedSessions and not _can_batch(experts, spec):
         raise ModelRefused(
             f"batched_lora is for linear merges of LoRA experts with one weight an expert; this is {spec.method}",
@@ -313,9 +337,8 @@ def _automatic(base: VisionLanguageModel, own: Checkpoint, experts: Sequence[Exp
 
 
 def _can_batch(experts: Sequence[Expert], spec: MergeSpec) -> bool:
-    return (
-        all(isinstance(e, LoraExpert) for e in experts) and linear_coefficients(spec, [1.0] * len(experts)) is not None
-    )
+    is_linear = linear_coefficients(spec, [1.0] * len(experts)) is not None
+    return is_linear and not spec.rounds and all(isinstance(e, LoraExpert) for e in experts)
 
 
 def _free_bytes(device: str) -> float:

@@ -114,7 +114,7 @@ class MergeSpec(_Part):
     ] = {}
     dtype: Annotated[
         Literal["base", "float32", "bfloat16", "float16"],
-        Field(description="of the merged tensors; arithmetic is float32 or better in any case"),
+        Field(description="of the whole merged model; arithmetic is float32 or better in any case"),
     ] = "base"
     allow_negative: bool = False
     fisher: Annotated[
@@ -125,6 +125,11 @@ class MergeSpec(_Part):
     def rule(self) -> Convention:
         """The convention in force."""
         return self.convention or ("mergekit" if self.method in MERGEKIT else "reference")
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the merged model is rounded to half precision, whatever dtype it is run in."""
+        return self.dtype in ("bfloat16", "float16")
 
     @property
     def normalizes(self) -> bool:

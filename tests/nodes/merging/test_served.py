@@ -76,6 +76,22 @@ def test_a_server_gives_the_scores_of_this_process(world: dict[str, Any], tmp_pa
     assert not list((tmp_path / "a" / "scratch" / "adapters").iterdir())
 
 
+def test_connections_end_with_the_step(world: dict[str, Any], tmp_path: Path) -> None:
+    with serving(world["folder"]) as server:
+        model = client(server, tmp_path / "cache")
+        clients: list[Any] = []
+        backend: Any = model._sender.backend  # type: ignore[attr-defined]
+        opened = backend._clients._make
+        backend._clients._make = lambda: clients.append(opened()) or clients[-1]
+        scored(tmp_path / "a", world, execution="served_lora", server=model)
+        assert clients and all(one.is_closed() for one in clients)
+
+
+def test_a_rounded_merge_cannot_be_served(world: dict[str, Any], tmp_path: Path) -> None:
+    with serving(world["folder"]) as server, pytest.raises(ModelRefused, match=r"cannot keep merge\.dtype float16"):
+        served(tmp_path / "a", world, server, merge=MergeSpec(dtype="float16"))
+
+
 def test_without_loading_the_step_says_how_to_start_the_server(world: dict[str, Any], tmp_path: Path) -> None:
     with (
         serving(world["folder"], updating=False) as server,
