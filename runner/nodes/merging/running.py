@@ -140,6 +140,22 @@ def _usable(
     return found
 
 
+def _need_same_shares(rows: list[dict[str, Any]], models: Experts) -> None:
+    """DataError where a model was trained on other shares than the mixture of its name: names alone repeat between sets of mixtures."""
+    trained = {model["name"]: model.get("weights") for model in models.models}
+    for row in rows:
+        said, had = dict(zip(row["domains"], row["weights"], strict=True)), trained[row["mixture_id"]]
+        if had is not None and any(abs(said.get(d, 0.0) - had.get(d, 0.0)) > 1e-6 for d in {*said, *had}):
+            raise DataError(
+                f"mixture {row['mixture_id']} is {_listed(said)}, but the model of that name was trained on {_listed(had)}",
+                hint="`mixtures` must be those that dmo.train_mixtures was given",
+            )
+
+
+def _listed(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{domain} {share:.3g}" for domain, share in list(shares.items())[:10])
+
+
 def score_each(ctx: StepContext, job: Job, experts: Experts | None = None) -> TrainedScores:
     """Scores of models trained on mixtures, ``kind`` true: each is itself with weight one. ``experts``: to project them on."""
     from results.tables import arrow_table
@@ -148,6 +164,7 @@ def score_each(ctx: StepContext, job: Job, experts: Experts | None = None) -> Tr
     rows = [row for row in job.mixtures.mixtures.to_pylist() if row["mixture_id"] in known]
     if not rows:
         raise DataError("none of the models is named like a mixture", hint="models come from dmo.train_mixtures")
+    _need_same_shares(rows, job.experts)
     if len(rows) < job.mixtures.mixtures.num_rows:
         ctx.warn(f"{job.mixtures.mixtures.num_rows - len(rows)} of the mixtures have no trained model and are left out")
     names = [row["mixture_id"] for row in rows]

@@ -174,6 +174,20 @@ def test_models_trained_on_mixtures_are_scored_as_they_are(world: dict[str, Any]
     assert true.mixtures.to_pylist()[0]["weights"] == ROWS[0]
 
 
+def test_models_trained_on_other_shares_than_the_mixture_of_their_name_are_refused(
+    world: dict[str, Any], tmp_path: Path
+) -> None:
+    had = {"chart": 0.9, "ocr": 0.1, "general": 0.0}
+    models = [{**model, "weights": had} for model in world["experts"].models]
+    with pytest.raises(
+        DataError, match=r"mixture ocr is chart .*, but the model of that name was trained on chart 0\.9"
+    ):
+        score_trained(
+            local_context(tmp_path), base=handle(world["base"]), models=replace(world["experts"], models=models),
+            mixtures=named(["chart", "ocr"], [list(had.values()), [0.1, 0.9, 0.0]]), data=world["data"],
+        )  # fmt: skip
+
+
 def test_what_does_not_belong_together_is_refused(world: dict[str, Any], tmp_path: Path) -> None:
     ctx = local_context(tmp_path)
     with pytest.raises(DataError, match="same domains"):
