@@ -77,6 +77,7 @@ class Cut:
     def _layers(self, number: int, stage: LayerStage) -> None:
         groups = layer_groups(self.network, self.decoder)
         layer = sum(p.numel() for p in groups[0].layer.parameters())
+        deciding.check_layers(stage, self.plan)
         wanted = deciding.layers_to_remove(stage, groups, self.original.llm, layer)
         gone = 0
         for step in range(1, stage.iterative_steps + 1):

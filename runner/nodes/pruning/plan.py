@@ -43,13 +43,17 @@ def layers_to_remove(stage: LayerStage, groups: Sequence[LayerGroups], original:
     return wanted
 
 
+def check_layers(stage: LayerStage, plan: Plan) -> None:
+    """DataError for a layer named that is not there (any more)."""
+    missing = sorted(set(stage.layers or ()) - set(plan.layers))
+    if missing:
+        raise DataError(f"layer {missing[0]} is not there to be removed; there are {list(plan.layers)}")
+
+
 def keep_free(stage: LayerStage, plan: Plan, n: int, seed: int) -> list[int] | None:
     """Positions that stay by criteria that read no data; None for the others."""
     total, guard = len(plan.layers), (stage.protect.first, stage.protect.last)
     if stage.criterion == "explicit":
-        missing = sorted(set(stage.layers or ()) - set(plan.layers))
-        if missing:
-            raise DataError(f"layer {missing[0]} is not there to be removed; there are {list(plan.layers)}")
         return [i for i, layer in enumerate(plan.layers) if layer not in (stage.layers or ())]
     if stage.criterion == "random":
         return select.keep_random(total, n, seed, *guard)

@@ -202,6 +202,7 @@ def test_specs_that_contradict_themselves(stage: dict[str, Any], said: str) -> N
         ({"kind": "layer", "criterion": "random", "n_layers": LAYERS}, r"stages\[0\] .*at least one has to stay"),
         ({"kind": "layer", "criterion": "random", "n_layers": 3, "protect": {"first": 1, "last": 1}}, "protect leaves 2 of 4"),
         ({"kind": "layer", "criterion": "explicit", "layers": [9]}, "layer 9 is not there"),
+        ({"kind": "layer", "criterion": "explicit", "layers": [0, 1, 2, 9]}, "layer 9 is not there"),
         ({"kind": "width", "criterion": "l1", "mlp": {"ratio": 0.1, "layers": [0, 9]}}, "beyond the model's 4 layers"),
         ({"kind": "width", "criterion": "activation", "mlp": {"ratio": 0.1}}, "no scores by activation"),
         ({"kind": "width", "criterion": "l1", "mlp": {}, "target_params": 10}, "cannot be reached"),
