@@ -111,7 +111,7 @@ def distinct(weights: Weights) -> NDArray[np.int64]:
 def entropy(weights: Weights) -> NDArray[np.float64]:
     """Shannon entropy of each row, in nats, [n]."""
     logs = np.log(weights, where=weights > 0, out=np.zeros_like(weights))
-    return np.maximum(-(weights * logs).sum(axis=1), 0.0)
+    return np.asarray(np.maximum(-(weights * logs).sum(axis=1), 0.0), np.float64)
 
 
 def _rounded(weights: Weights, decimals: int | None) -> Weights:
