@@ -19,7 +19,7 @@ TEXT = resources.files("runner.assets").joinpath("registry.yaml").read_text("utf
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_every_entry_is_complete(entry: registry.Entry) -> None:
-    roles = {"chat", "backbone", "sentence encoder", "encoder", "classifier", "images", "drawings", "text"}
+    roles = {"chat", "backbone", "sentence encoder", "encoder", "classifier", "images", "drawings", "text", "adapter"}
     assert entry.role in roles
     assert entry.what.endswith(".")
     assert entry.licence
