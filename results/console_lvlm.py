@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from results.console import safe
 from results.report.words import byte_size, figure, figure_interval, percent, points, points_interval, whole
+from results.sweeps import VARIANTS, Sweep
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,8 +34,9 @@ def lvlm_tables(store: ResultsStore, run_id: str) -> RenderableType | None:
     """Cut models, scores, what is retained, mixtures and their validity; None where the run has none of them."""
     from rich.console import Group
 
-    drawn = ((CUT, _cut), (SCORES, _scores), (RETAINED, _retained), (RANKING, _ranking), (VALIDITY, _validity))
-    rows = [(store.query(sql, {"run": run_id}).to_pylist(), table) for sql, table in drawn]
+    of_run = {"run": run_id}
+    once = Sweep.of(store.query(VARIANTS, of_run).to_pylist()).once
+    rows = [(once(store.query(sql, of_run).to_pylist(), keys), table) for sql, keys, table in DRAWN]
     tables = [table(found) for found, table in rows if found]
     return Group(*tables) if tables else None
 
@@ -111,5 +113,14 @@ def _validity(rows: list[Row]) -> RenderableType:
 
 
 def _named(row: Row, column: str) -> str:
-    """The name, with its variant where there is one."""
-    return safe(f"{row[column]} ({row['variant']})" if row["variant"] else row[column])
+    """The name, with its setting where a sweep makes several."""
+    return safe(f"{row[column]} ({row['setting']})" if row["setting"] else row[column])
+
+
+DRAWN = (
+    (CUT, ("step", "model"), _cut),
+    (SCORES, ("benchmark", "step", "model"), _scores),
+    (RETAINED, ("step", "model"), _retained),
+    (RANKING, ("step",), _ranking),
+    (VALIDITY, ("step", "kind"), _validity),
+)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from results.report import charts, charts_lvlm
 from results.report.page import Part, Request, Section
-from results.report.sections.vqa import grouped
+from results.report.sections.vqa import MOST_TOLD, grouped
+from results.sweeps import VARIANTS, Sweep
 
 if TYPE_CHECKING:
     from results.store import Reader
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 TABLES = frozenset(["prune_layer_score", "prune_unit_score", "prune_model", "recovery_step", "prune_timing"])
-KEYS = ("variant", "step", "model")
+KEYS = ("setting", "step", "model")
 MOST_CURVES = 12
 CRITERIA = {
     "block_influence": "how far a block turns the hidden state: 1 minus the cosine of what goes in and comes out",
@@ -48,7 +49,7 @@ FROM prune_unit_score WHERE run_id = $run GROUP BY ALL ORDER BY variant, step, m
 TIMING = "SELECT * FROM prune_timing WHERE run_id = $run ORDER BY variant, step, model, stage"
 CURVES = "SELECT * FROM recovery_curve WHERE run_id = $run ORDER BY variant, step, model, stretch"
 QUALITY = """
-SELECT variant, step, model, made_by, retained, retained_low, retained_high, sentence FROM retained_performance
+SELECT variant, step, model, made_by, retained, retained_low, retained_high, verdict, sentence FROM retained_performance
 WHERE run_id = $run AND benchmark = 'all' ORDER BY variant, step, made_by NULLS LAST, model
 """
 
@@ -57,6 +58,7 @@ WHERE run_id = $run AND benchmark = 'all' ORDER BY variant, step, made_by NULLS 
 class Found:
     """All rows of a run's cut and trained models."""
 
+    sweep: Sweep
     models: list[Row]
     stages: list[Row]
     layers: list[Row]
@@ -70,7 +72,8 @@ def collect(read: Reader, request: Request) -> Found | None:
     """The rows, or None where nothing was scored, cut, trained or timed."""
     of_run: dict[str, Any] = {"run": request.run_id}
     statements = (MODELS, STAGES, LAYERS, UNITS, TIMING, CURVES, QUALITY)
-    found = Found(*(read(sql, of_run).to_pylist() for sql in statements))
+    sweep = Sweep.of(read(VARIANTS, of_run).to_pylist())
+    found = Found(sweep, *(read(sql, of_run).to_pylist() for sql in statements))
     rest = (found.models, found.layers, found.units, found.timing, found.curves)
     return found if any(rest) else None
 
@@ -81,29 +84,63 @@ def parts(found: Found) -> list[Part]:
 
 
 def _parts(found: Found) -> Iterator[Part]:
+    once = found.sweep.once
     if found.models:
         yield Part("pruning", "What was removed", "pruning_models.html.jinja", _removed(found))
     if found.layers or found.units:
-        variables = {"figures": list(importance(found.layers)), "units": found.units, "what": CRITERIA}
+        layers, units = once(found.layers, ("step", "model", "stage")), once(found.units, ("step", "model", "stage"))
+        variables = {"figures": list(importance(layers)), "units": units, "what": CRITERIA}
         yield Part("pruning-importance", "What the model can do without", "pruning_importance.html.jinja", variables)
     if found.curves:
-        drawn = list(curves(found.curves))
+        drawn = list(curves(once(found.curves, ("step", "model"))))
         shown: Row = {"figures": drawn[:MOST_CURVES], "lines": [c["line"] for c in drawn], "most": MOST_CURVES}
         yield Part("training", "How training went", "pruning_training.html.jinja", shown)
     if found.timing:
-        yield Part("lvlm-timing", "Time and memory", "pruning_timing.html.jinja", {"rows": found.timing})
+        rows = once(found.timing, ("step", "model", "stage"))
+        yield Part("lvlm-timing", "Time and memory", "pruning_timing.html.jinja", {"rows": rows})
 
 
 def _removed(found: Found) -> Row:
-    """Cards of the models with their strips, and the sentences on quality of comparisons that hold a cut model."""
-    stages = {tuple(place.values()): rows for place, rows in grouped(found.stages, KEYS)}
-    cards = [{**m, **card(stages[tuple(m[k] for k in KEYS)])} for m in found.models]
-    quality = [
-        rows
-        for _, rows in grouped(found.quality, ("variant", "step"))
-        if any(r["made_by"] == "cut" and r["retained"] is not None for r in rows)
-    ]
-    return {"cards": cards, "quality": quality}
+    """Cards of the cuts with their strips, and what is left of quality: sentences, or a table where a sweep makes too many."""
+    once = found.sweep.once
+    models = {(m["variant"], m["step"], m["model"]): m for m in found.models}
+    cards = []
+    for place, stages in grouped(once(found.stages, ("step", "model")), (*KEYS, "variant")):
+        cards.append({**models[place["variant"], place["step"], place["model"]], **place, **card(stages)})
+    swept = len({m["variant"] for m in found.models}) > 1
+    rows = _outcomes(found)
+    lines = once(rows, ("comparison", "model"))
+    table = lines if swept and len(lines) > MOST_TOLD else []
+    told = [] if table else once(found.models, ("step", "model"), ignored=("retained", "retained_low", "retained_high"))
+    compared = [] if table else sorted(once(_compared(found), ("step", "model")), key=lambda r: r["step"])
+    quality = [own for _, own in grouped(compared, ("step",))]
+    measured = any(r["retained"] is not None for r in rows)
+    return {"cards": cards, "told": told, "quality": quality, "lines": table, "measured": measured}
+
+
+def _compared(found: Found) -> list[Row]:
+    """Rows on quality of those comparisons that hold a cut model."""
+    comparisons = {
+        (r["variant"], r["step"]) for r in found.quality if r["made_by"] == "cut" and r["retained"] is not None
+    }
+    return [r for r in found.quality if (r["variant"], r["step"]) in comparisons]
+
+
+def _outcomes(found: Found) -> list[Row]:
+    """By variant, each model of those comparisons and each other cut model: what is gone of it, what it retains, the verdict."""
+    cuts = {(m["variant"], m["model"]): m for m in sorted(found.models, key=lambda m: not m["foreseen"])}
+    rows = [{**dict.fromkeys(("removed_fraction", "foreseen")), **_pick(cuts.get((r["variant"], r["model"]), {}), "removed_fraction", "foreseen"),
+             **_pick(r, "variant", "model", "made_by", "verdict", "retained", "retained_low", "retained_high"), "comparison": r["step"]}
+            for r in _compared(found)]  # fmt: skip
+    known = {(r["variant"], r["model"]) for r in rows}
+    nothing = dict.fromkeys(("verdict", "retained", "retained_low", "retained_high", "comparison"))
+    more = [{**nothing, **_pick(m, "variant", "model", "removed_fraction", "foreseen"), "made_by": "cut"}
+            for key, m in cuts.items() if key not in known]  # fmt: skip
+    return rows + more
+
+
+def _pick(row: Row, *names: str) -> Row:
+    return {name: row[name] for name in names if name in row}
 
 
 def card(stages: list[Row]) -> Row:
