@@ -16,6 +16,9 @@ from typing import Any
 
 from runner.models.sandbox import confine, wire
 
+NOT_IMPORTED = ("dill",)
+"""Packages that torch imports where they are installed and that open a device when imported, which is refused here."""
+
 Answer = Callable[[dict[str, Any], bytearray], tuple[dict[str, Any], bytes | memoryview]]
 
 
@@ -31,6 +34,8 @@ def main() -> None:
     wire.write_all(outbox, wire.pack({"layers": layers, "proven": confine.proven()}))
     wire.read_exactly(inbox, 1)  # the parent agrees
     tempfile.tempdir = "/nonexistent"  # libraries ask where it is when imported; nothing can be written there
+    for name in NOT_IMPORTED:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # as if it were not installed
     try:
         module, _, name = given["service"].partition(":")
         answer: Answer = getattr(importlib.import_module(module), name)(given["file"])
