@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Tag, field_validator
@@ -23,13 +24,13 @@ class Generator(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     key: ClassVar[str]
 
+    @abstractmethod
     def size(self, k: int) -> int:
         """How many points there are for ``k`` domains, without making them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def points(self, domains: list[str]) -> Weights:
         """Float64 [n, K]. Raises ``ValueError`` where there are none."""
-        raise NotImplementedError
 
 
 class Lattice(Generator):

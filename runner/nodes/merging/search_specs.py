@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Tag
@@ -22,9 +23,9 @@ class Strategy(BaseModel):
     key: ClassVar[str]
     model: ClassVar[str]
 
+    @abstractmethod
     def run(self, evaluate: Evaluate, start: Weights, all_items: int, seed: int) -> list[Round]:
         """Its rounds from the mixtures ``start`` [n, K]. ``all_items``: of the largest task. Raises ``ValueError`` without scores."""
-        raise NotImplementedError
 
 
 class Exhaustive(Strategy):
