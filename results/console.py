@@ -9,6 +9,7 @@ from runner.shown import on_one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
     from results.store import ResultsStore
 
@@ -119,6 +120,18 @@ def _cells(row: dict[str, Any], truth: bool, by_rounds: bool) -> list[str]:
 def _count(row: dict[str, Any]) -> str:
     """Images that were run, of those there were where they were taken by rounds."""
     return str(row["n"]) if row["available"] is None else f"{row['n']} of {row['available']}"
+
+
+def plain_table(title: str, names: tuple[str, ...], figures: tuple[str, ...]) -> Table:
+    """An empty table: columns of words that fold, then columns of figures to the right."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for name in figures:
+        table.add_column(name, justify="right")
+    return table
 
 
 def safe(text: str) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from results.console import safe
+from results.console import plain_table, safe
 from results.report.words import figure, figure_interval
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
 
     from results.store import ResultsStore
 
@@ -38,23 +37,12 @@ def leakage_tables(store: ResultsStore, run_id: str) -> RenderableType | None:
     return Group(*tables) if tables else None
 
 
-def _table(title: str, names: tuple[str, ...], figures: tuple[str, ...]) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", pad_edge=False)
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for name in figures:
-        table.add_column(name, justify="right")
-    return table
-
-
 def _leakage(rows: list[Row]) -> RenderableType:
     names, figures = (
         ("model", "dataset"),
         ("layer", "own part", "other parts", "others, cannot leak", "leakage", "95 %", "verdict"),
     )
-    table = _table("What part vectors know (AUROC)", names, figures)
+    table = plain_table("What part vectors know (AUROC)", names, figures)
     for row in rows:
         word, style = VERDICTS[row["verdict"]]
         known = [figure(row[column]) for column in ("own", "cross", "cross_two", "excess")]
@@ -67,7 +55,7 @@ def _leakage(rows: list[Row]) -> RenderableType:
 
 def _locality(rows: list[Row]) -> RenderableType:
     names, figures = ("predictor", "dataset"), ("own part hidden", "another hidden", "locality", "95 %", "verdict")
-    table = _table("How concepts change when a part is hidden", names, figures)
+    table = plain_table("How concepts change when a part is hidden", names, figures)
     for row in rows:
         word, style = VERDICTS[row["verdict"]]
         known = [figure(row[column]) for column in ("own", "other", "locality_score")]
@@ -78,7 +66,7 @@ def _locality(rows: list[Row]) -> RenderableType:
 
 def _discovery(rows: list[Row]) -> RenderableType:
     metrics = [metric for metric in FOUND if any(row[metric] is not None for row in rows)]
-    table = _table(
+    table = plain_table(
         "Parts found from attributes", ("model", "dataset", "architecture"), tuple(m.replace("_", " ") for m in metrics)
     )
     for row in rows:

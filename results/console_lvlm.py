@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from results.console import safe
+from results.console import plain_table, safe
 from results.report.words import byte_size, figure, figure_interval, percent, points, points_interval, whole
 from results.sweeps import VARIANTS, Sweep
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
 
     from results.store import ResultsStore
 
@@ -41,19 +40,10 @@ def lvlm_tables(store: ResultsStore, run_id: str) -> RenderableType | None:
     return Group(*tables) if tables else None
 
 
-def _table(title: str, names: tuple[str, ...], figures: tuple[str, ...]) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", pad_edge=False)
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for name in figures:
-        table.add_column(name, justify="right")
-    return table
-
-
 def _cut(rows: list[Row]) -> RenderableType:
-    table = _table("Models made smaller", ("model",), ("blocks", "parameters (language model)", "removed", "weights"))
+    table = plain_table(
+        "Models made smaller", ("model",), ("blocks", "parameters (language model)", "removed", "weights")
+    )
     for row in rows:
         table.add_row(
             _named(row, "model"), f"{row['layers']} of {row['layers_original']}", whole(row["params_llm"]),
@@ -63,7 +53,7 @@ def _cut(rows: list[Row]) -> RenderableType:
 
 
 def _scores(rows: list[Row]) -> RenderableType:
-    table = _table("Questions about pictures", ("benchmark", "model", "metric"), ("score", "95 %", "questions", "failed"))  # fmt: skip
+    table = plain_table("Questions about pictures", ("benchmark", "model", "metric"), ("score", "95 %", "questions", "failed"))  # fmt: skip
     for row in rows:
         interval = safe(figure_interval(row["low"], row["high"]))
         table.add_row(
@@ -74,7 +64,7 @@ def _scores(rows: list[Row]) -> RenderableType:
 
 
 def _retained(rows: list[Row]) -> RenderableType:
-    table = _table("Beside the original", ("model", "benchmark"), ("kept", "points", "95 %", "told apart"))
+    table = plain_table("Beside the original", ("model", "benchmark"), ("kept", "points", "95 %", "told apart"))
     for row in rows:
         word, style = VERDICTS[row["verdict"]]
         interval = (
@@ -90,7 +80,9 @@ def _retained(rows: list[Row]) -> RenderableType:
 def _ranking(rows: list[Row]) -> RenderableType:
     shown = [row for row in rows if row["rank"] is None or row["rank"] <= MOST_ROWS]
     title = "Mixtures by merged stand-ins" + (f" (the best {MOST_ROWS})" if len(shown) < len(rows) else "")
-    table = _table(title, ("mixture", "shares"), ("place", "objective", "95 %", "gap to the best", "trained, place"))
+    table = plain_table(
+        title, ("mixture", "shares"), ("place", "objective", "95 %", "gap to the best", "trained, place")
+    )
     for row in shown:
         shares = ", ".join(f"{name} {percent(w)}" for name, w in zip(row["domains"] or (), row["weights"] or (), strict=False))  # fmt: skip
         style = "bold green" if row["best"] else None if row["indistinguishable"] else "dim"
@@ -102,7 +94,7 @@ def _ranking(rows: list[Row]) -> RenderableType:
 
 
 def _validity(rows: list[Row]) -> RenderableType:
-    table = _table("Stand-ins against really trained models", ("stand-in",), ("mixtures", "rank correlation", "95 %", "regret", "ranking"))  # fmt: skip
+    table = plain_table("Stand-ins against really trained models", ("stand-in",), ("mixtures", "rank correlation", "95 %", "regret", "ranking"))  # fmt: skip
     for row in rows:
         word, style = VERDICTS[row["verdict"]]
         interval = safe(figure_interval(row["spearman_low"], row["spearman_high"]))
