@@ -2224,3 +2224,219 @@ CREATE TABLE dmo_surrogate (
   value DOUBLE,  -- predicted there
   n BIGINT NOT NULL  -- points fitted
 );
+
+-- Samples of the proactive scenarios.
+CREATE TABLE pb_samples (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  scenario VARCHAR NOT NULL,  -- ROD, VSOD, MVP-N, IN-C, QD, CIT, COCO
+  sample_id VARCHAR NOT NULL,  -- unique in the scenario and split
+  split VARCHAR NOT NULL,  -- test, train
+  question_type VARCHAR,  -- of scenarios that ask several kinds of questions
+  question VARCHAR NOT NULL,  -- as it is asked
+  answer VARCHAR NOT NULL,  -- the right category
+  categories VARCHAR[] NOT NULL,  -- in the order shown
+  options VARCHAR[] NOT NULL,  -- what else may be chosen, in the order shown before them
+  n_frames INTEGER NOT NULL,  -- frames or views
+  max_turns INTEGER NOT NULL,  -- turns at most
+  kept BOOLEAN NOT NULL,  -- whether the filter keeps it; rows of others stay for the record and are not played
+  probe_hits INTEGER,  -- probes that were right on the first turn; NULL: not probed
+  n_probes INTEGER,  -- probes
+  source_id VARCHAR NOT NULL,  -- where the frames are read
+  uris VARCHAR[] NOT NULL,  -- frames in order (crops: the one picture)
+  visible DOUBLE[],  -- share of the object that each frame shows, 0..1; NULL: not known
+  drawn_with VARCHAR,  -- samples of one drawing: resampled together; NULL: alone
+  record JSON NOT NULL  -- as in the published layout
+);
+
+-- Episodes. Of an exact evaluation: expected values over all that may happen.
+CREATE TABLE pb_episodes (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- label of the model, policy or person
+  episode_id VARCHAR NOT NULL,  -- SCENARIO/SAMPLE, with /DRAW where there are several
+  scenario VARCHAR NOT NULL,  -- scenario
+  sample_id VARCHAR NOT NULL,  -- sample
+  draw INTEGER NOT NULL,  -- repeated draws of one sample, from 0
+  mode VARCHAR NOT NULL,  -- mcqa, reference, frames, exact, oeg, oeg_multiturn, person
+  hint BOOLEAN NOT NULL,  -- whether the question was followed by a hint
+  history BOOLEAN NOT NULL,  -- whether earlier turns were shown
+  shots INTEGER NOT NULL,  -- solved conversations shown before
+  options_mode VARCHAR NOT NULL,  -- native, foreign
+  match VARCHAR NOT NULL,  -- strict, robust, constrained; judge for open-ended answers
+  turns DOUBLE,  -- answers given; expected in exact mode; NULL where status is error
+  interventions DOUBLE,  -- turns - 1: requests that were met
+  success BOOLEAN,  -- NULL in exact mode, and where status is error
+  p_success DOUBLE,  -- 1 or 0; in exact mode its probability
+  p_exhausted DOUBLE,  -- all turns were used; in exact mode its probability
+  stop_reason VARCHAR,  -- success, wrong_category, abstain, invalid_ask, unreadable, exhausted, error; NULL in exact mode
+  first_turn_correct BOOLEAN,  -- the right category was named on turn 1, whether it counted or not
+  status VARCHAR NOT NULL,  -- ok, error
+  failure VARCHAR,  -- why there is no episode
+  prompt_tokens BIGINT,  -- of all turns
+  completion_tokens BIGINT  -- of all turns
+);
+
+-- Turns of episodes. In mode `frames`: the frames on the way from the first to the last, each asked about once.
+CREATE TABLE pb_turns (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- label of the model
+  episode_id VARCHAR NOT NULL,  -- episode
+  turn INTEGER NOT NULL,  -- from 1
+  forced BOOLEAN NOT NULL,  -- whether only categories were shown
+  place DOUBLE,  -- how far along the way to the most telling frame, 0..1; NULL: not known
+  frame INTEGER NOT NULL,  -- number of the frame or view
+  source_id VARCHAR NOT NULL,  -- where it is read
+  uri VARCHAR NOT NULL,  -- picture
+  crop DOUBLE[],  -- left, top, right, bottom in pixels of the picture; NULL: all of it
+  image_sha1 VARCHAR,  -- of the bytes that were shown
+  prompt_sha1 VARCHAR,  -- of the text that was shown, with what came before
+  prompt VARCHAR NOT NULL,  -- text of the turn
+  options VARCHAR[],  -- in the order shown; NULL: none
+  option_kinds VARCHAR[],  -- ask_valid, ask_invalid, abstain, category_true, category_false; never shown to a model
+  probabilities DOUBLE[],  -- of the options, where the model was asked for them
+  answer VARCHAR,  -- reply as it came
+  match_kind VARCHAR,  -- letter, text, both, mismatch, conflict, ambiguous, constrained
+  matched_index INTEGER,  -- option, from 0
+  matched_kind VARCHAR,  -- as in option_kinds
+  action_verdict VARCHAR,  -- correct, wrong, mismatch
+  category_verdict VARCHAR,  -- correct, wrong, mismatch
+  action VARCHAR,  -- what was done: left, right, rewind, wait, next, up, down, farther; NULL: the episode ended
+  next_frame INTEGER,  -- frame that was led to
+  logprob DOUBLE,  -- log-likelihood of the reply
+  thumbnail BLOB  -- small JPEG of what was shown; NULL: not kept
+);
+
+-- What a judge read in open-ended answers.
+CREATE TABLE pb_judgements (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- label of the model
+  episode_id VARCHAR NOT NULL,  -- episode
+  turn INTEGER NOT NULL,  -- from 1
+  refs VARCHAR[] NOT NULL,  -- ideas looked for: proactive ones, then the right category
+  n_proactive INTEGER NOT NULL,  -- of them proactive
+  raw VARCHAR,  -- judge's reply
+  bits INTEGER[],  -- 1 where the answer expresses the idea; NULL: not read
+  parse_ok BOOLEAN NOT NULL,  -- whether the reply could be read
+  ps BOOLEAN,  -- a proactive idea is there
+  cc BOOLEAN,  -- the category is there
+  agg BOOLEAN,  -- one of both
+  judge VARCHAR NOT NULL  -- model, or rules
+);
+
+-- Scores; rows of scenario `macro` are plain means over the scenarios.
+CREATE TABLE pb_metrics (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- label of the model
+  mode VARCHAR NOT NULL,  -- as in pb_episodes
+  scenario VARCHAR NOT NULL,  -- scenario, or macro
+  metric VARCHAR NOT NULL,  -- acc, psr, exhausted, first_turn_acc, asked, abstained, ... as docs/results.md lists
+  value DOUBLE,  -- percent; psr: interventions an episode; NULL: nothing to count
+  ci_low DOUBLE,  -- 95 % interval
+  ci_high DOUBLE,  -- 95 % interval
+  n BIGINT NOT NULL,  -- episodes, or turns
+  n_error BIGINT NOT NULL,  -- episodes that failed; they count nowhere
+  uniform DOUBLE  -- exact value of choosing among the shown options at random, on the same samples; NULL: has none
+);
+
+-- What was chosen turn by turn, among the episodes that still ran.
+CREATE TABLE pb_by_turn (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- label of the model
+  mode VARCHAR NOT NULL,  -- as in pb_episodes
+  scenario VARCHAR NOT NULL,  -- scenario
+  turn INTEGER NOT NULL,  -- from 1
+  alive BIGINT NOT NULL,  -- episodes that reached it
+  asked DOUBLE NOT NULL,  -- share of them: valid request
+  invalid DOUBLE NOT NULL,  -- request that helps nothing
+  abstained DOUBLE NOT NULL,  -- said that it cannot tell
+  correct DOUBLE NOT NULL,  -- right category
+  wrong DOUBLE NOT NULL,  -- wrong category
+  unreadable DOUBLE NOT NULL  -- nothing of what was shown
+);
+
+-- Asking against competence, along the way from the first frame to the most telling one (mode `frames`).
+CREATE TABLE pb_curves (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- label of the model
+  scenario VARCHAR NOT NULL,  -- scenario, or macro
+  place DOUBLE NOT NULL,  -- middle of the stretch of the way, 0 first frame .. 1 most telling one
+  n BIGINT NOT NULL,  -- frames
+  asked DOUBLE NOT NULL,  -- share of frames at which it asks
+  forced_correct DOUBLE NOT NULL,  -- share at which it is right when only categories are shown
+  over_asking DOUBLE,  -- asks although it would be right; share of those where it would be; NULL: none
+  over_low DOUBLE,  -- 95 % interval
+  over_high DOUBLE,  -- 95 % interval
+  under_asking DOUBLE,  -- does not ask although it would be wrong; share of those where it would be; NULL: none
+  under_low DOUBLE,  -- 95 % interval
+  under_high DOUBLE  -- 95 % interval
+);
+
+-- Two models on the same samples.
+CREATE TABLE pb_compared (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- label
+  other VARCHAR NOT NULL,  -- label that it is compared with
+  mode VARCHAR NOT NULL,  -- as in pb_episodes
+  scenario VARCHAR NOT NULL,  -- scenario, or macro
+  metric VARCHAR NOT NULL,  -- acc, psr, discrimination
+  difference DOUBLE,  -- model - other
+  ci_low DOUBLE,  -- 95 % interval, samples paired
+  ci_high DOUBLE,  -- 95 % interval
+  n BIGINT NOT NULL  -- samples that both played
+);
+
+-- Reinforcement learning by group-relative policy optimisation, step by step.
+CREATE TABLE grpo_steps (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- label of the model
+  train_step INTEGER NOT NULL,  -- from 1
+  reward_mean DOUBLE,  -- over rollouts
+  reward_std DOUBLE,  -- over rollouts
+  frac_zero_std DOUBLE,  -- share of groups whose rewards are all alike: they teach nothing
+  share_ask DOUBLE,  -- rollouts with a valid request
+  share_correct DOUBLE,  -- with the right category
+  share_wrong DOUBLE,  -- with a wrong category or an invalid request
+  share_abstain DOUBLE,  -- that abstain
+  share_unreadable DOUBLE,  -- that name nothing shown
+  kl DOUBLE,  -- to the model at the start; NULL: not computed
+  entropy DOUBLE,  -- of the policy, nats a token
+  clip_frac DOUBLE,  -- share of tokens whose ratio was clipped
+  completion_len DOUBLE,  -- tokens
+  lr DOUBLE,  -- learning rate
+  grad_norm DOUBLE,  -- before clipping
+  loss DOUBLE,  -- near 0 with one update a batch: read the reward
+  seconds DOUBLE  -- wall time
+);
+
+-- Answers drawn while training.
+CREATE TABLE grpo_rollouts (
+  run_id VARCHAR NOT NULL,  -- run
+  variant VARCHAR NOT NULL,  -- variant
+  step VARCHAR NOT NULL,  -- step
+  model VARCHAR NOT NULL,  -- label of the model
+  train_step INTEGER NOT NULL,  -- from 1
+  prompt_id VARCHAR NOT NULL,  -- SCENARIO/SAMPLE/frame
+  rollout INTEGER NOT NULL,  -- from 0
+  turn INTEGER NOT NULL,  -- from 1
+  text VARCHAR NOT NULL,  -- answer
+  reward DOUBLE NOT NULL,  -- reward of the episode
+  advantage DOUBLE NOT NULL,  -- of its group
+  matched_kind VARCHAR  -- as in pb_turns
+);

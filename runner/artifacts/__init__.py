@@ -52,6 +52,7 @@ from runner.artifacts.lvlm import (
     VqaScores,
 )
 from runner.artifacts.parts import ConceptAnswers, MaskedPictures, PartFeatures, PartImages
+from runner.artifacts.proactive import GrpoLvlm, ProactiveEpisodes, ProactiveSamples, ProactiveScores
 
 __all__ = [
     "AttributedImages",
@@ -73,6 +74,7 @@ __all__ = [
     "Experts",
     "FewShotPool",
     "FinetunedLvlm",
+    "GrpoLvlm",
     "HeadConcepts",
     "HeadDirections",
     "HeadJudgements",
@@ -93,6 +95,9 @@ __all__ = [
     "OpenScores",
     "PartFeatures",
     "PartImages",
+    "ProactiveEpisodes",
+    "ProactiveSamples",
+    "ProactiveScores",
     "PruneScores",
     "PrunedLvlm",
     "Retained",

@@ -1,0 +1,1 @@
+"""Step `proactive.open`. Light: imported to validate a spec."""

@@ -1,0 +1,1 @@
+"""Step `proactive.play`. Light: imported to validate a spec."""

@@ -1,0 +1,1 @@
+"""Step `proactive.evaluate`. Light: imported to validate a spec."""

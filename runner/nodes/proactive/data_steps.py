@@ -1,0 +1,1 @@
+"""Steps `proactive.load`, `proactive.keep`, `proactive.probe`. Light: imported to validate a spec."""

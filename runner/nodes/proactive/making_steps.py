@@ -1,0 +1,1 @@
+"""Step `proactive.make`. Light: imported to validate a spec."""

@@ -1,0 +1,1 @@
+"""Step `proactive.score`. Light: imported to validate a spec."""

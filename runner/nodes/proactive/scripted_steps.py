@@ -1,0 +1,1 @@
+"""Steps `proactive.scripted`, `proactive.exact`. Light: imported to validate a spec."""

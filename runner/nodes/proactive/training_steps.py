@@ -1,0 +1,1 @@
+"""Steps `proactive.conversations`, `proactive.train`. Light: imported to validate a spec."""
