@@ -6,7 +6,8 @@ The wording of the question is not understood. What is understood:
 - a picture directly followed by a text whose first line matches the label pattern (``label: X``, ``current labels: X, Y``)
   is an example with these labels; such a line after the last picture gives labels that it has so far;
 - lines that begin with ``- ``, two or more in a row in one text, are the classes to choose from; not where they are
-  sentences, and not where there are examples of which none bears a name of the list: then they are guidelines.
+  sentences, and not where there are examples of which none bears a name of the list: then they are guidelines. Lines
+  lettered ``A. ``, ``B. `` and on in order are choices likewise, sentences too: who letters them means them to be chosen.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 
 from runner.models.base import ImagePart, Message
 
@@ -97,6 +99,26 @@ def names(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def listed(text: str) -> tuple[str, ...]:
+    """Lettered lines, else the longest run of lines that begin with ``- ``, without the sign; nothing where these are sentences."""
+    return lettered(text) or dashed(text)
+
+
+def lettered(text: str) -> tuple[str, ...]:
+    """The last run of two or more lines ``A. ...``, ``B. ...`` in the alphabet's order, without the letters."""
+    found: list[str] = []
+    run: list[str] = []
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("A. "):
+            run = []
+        if len(run) < len(ascii_uppercase) and line.startswith(f"{ascii_uppercase[len(run)]}. "):
+            run.append(line[3:])
+            found = run if len(run) > 1 else found
+        elif line:
+            run = []
+    return names(found)
+
+
+def dashed(text: str) -> tuple[str, ...]:
     """The longest run of lines that begin with ``- ``, without the dash; nothing where these are sentences."""
     runs: list[list[str]] = [[]]
     for line in text.splitlines():

@@ -51,6 +51,16 @@ def test_a_list_of_classes_is_read_wherever_it_stands():
     assert listed("Rules:\n- " + "look at shape " * 5 + "\n- name it") == ()
 
 
+def test_lettered_lines_are_choices_and_sentences_too():
+    asked = "What is it?\nChoose one:\nA. Move the blocks to the left.\nB. I cannot tell.\n\nC. Dog.\nAnswer with one of them."
+    assert read(A, asked).classes == ("Move the blocks to the left.", "I cannot tell.", "Dog.")
+    assert listed("A. only one line of a letter") == ()
+    assert listed("B. cat\nC. dog") == ()  # begins nowhere
+    assert listed("A. x\nC. y") == ()  # a letter is left out
+    assert listed("A. old\nB. older\nNow:\nA. new\nB. newer") == ("new", "newer")
+    assert len(listed("\n".join(f"{chr(65 + n)}. thing {n}" for n in range(26)))) == 26
+
+
 def test_guidelines_beside_examples_are_no_classes():
     guidelines = "Keep in mind:\n- be specific\n- look at shape"
     assert read(guidelines, A, "label: cat", B, "?").classes == ()
