@@ -123,6 +123,39 @@ def resume(
     raise typer.Exit(resume_and_report(results_path(results), run, approve))
 
 
+@app.command(epilog="Example: runner play specs/proactive.yaml --episodes 1")
+def play(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    role: Annotated[
+        str, typer.Option("--as", help="'model': you answer. 'user': a model asks, and you do what it asks for.")
+    ] = "model",
+    model: Annotated[
+        str | None, typer.Option(help="With --as user: the spec's model that asks. Default: the first that plays.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(help="Episodes of each scenario.", min=1)] = 2,
+    scenario: Annotated[list[str] | None, typer.Option(help="Only this one. May be repeated.")] = None,
+    hint: Annotated[bool, typer.Option(help="Show the hint that models may be given.")] = False,
+    show: Annotated[
+        str | None, typer.Option(help="Where pictures appear: viewer, terminal or path. Default: what there is.")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option("--results", "-r", help="Instead of the spec's own.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Play proactive episodes yourself; 'q' leaves, and the same command goes on."""
+    from runner.commands import play_and_report
+    from runner.playing import PlayRequest
+
+    if role not in ("model", "user"):
+        raise UsageError(f"--as {role}: model or user is meant")
+    if show not in (None, "viewer", "terminal", "path"):
+        raise UsageError(f"--show {show}: viewer, terminal or path is meant")
+    request = PlayRequest(role, model, episodes, tuple(scenario or ()), hint)  # type: ignore[arg-type]
+    compiled = _compiled(spec, overrides, None, results)
+    raise typer.Exit(play_and_report(compiled, spec, request, show))  # type: ignore[arg-type]
+
+
 @app.command(epilog="Example: runner audit --model ./model --task 'Tell cats from dogs.' --corpus ./photos")
 def audit(
     model: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from runner.shown import shown
 if TYPE_CHECKING:
     from results.store import ResultsStore
     from runner.graph import RunOutcome
+    from runner.playing import PlayRequest, Show
     from runner.spec import CompiledSpec
     from runner.steps import ParamField, StepDefinition
 
@@ -46,6 +48,16 @@ def resume_and_report(results: Path, run_id: str, answer: Path) -> int:
     finally:
         workspace.close()
     return _conclude(outcome, results)
+
+
+def play_and_report(spec: CompiledSpec, path: Path, request: PlayRequest, show: Show | None) -> int:
+    """Let a person play the episodes of a spec; returns the exit code."""
+    from runner.playing import fitting, play, play_spec, terminal
+    from runner.spec import compile_text
+
+    text = play_spec(spec.text, str(path), request)
+    played = compile_text(text, str(path), path.absolute().parent, fitting(spec.overrides, text))
+    return _conclude(play(dataclasses.replace(played, results=spec.results), terminal(show)), spec.results)
 
 
 def _conclude(outcome: RunOutcome, results: Path) -> int:
