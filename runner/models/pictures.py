@@ -29,8 +29,13 @@ def picture_part(data: bytes, *, max_side: int | None = None, transport: Transpo
         found = next((media for magic, media in _SENT_AS_FOUND.items() if data.startswith(magic)), None)
         if found is not None:
             return ImagePart(data, found)
-    if shrunk:
-        assert max_side is not None
+    return image_part(image, max_side=max_side, transport=transport)
+
+
+def image_part(image: Image.Image, *, max_side: int | None = None, transport: Transport = "jpeg75") -> ImagePart:
+    """A decoded picture (RGB) for a message, as ``picture_part`` would send it; ``raw``, which has no bytes here, is PNG."""
+    if max_side is not None and max(image.size) > max_side:
+        image = image.copy()
         image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     if transport in _QUALITY:
