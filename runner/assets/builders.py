@@ -216,4 +216,5 @@ BUILDERS: Mapping[str, Builder] = {
     "bisenet": face_builders.bisenet,
     "dinov2_focus": backbone_builders.dinov2_focus,
     "openmoji": drawing_builders.openmoji,
+    "outline_icons": drawing_builders.outline_icons,
 }
