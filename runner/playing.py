@@ -26,6 +26,7 @@ Question = Mapping[str, Any]
 
 STEP = "proactive.play"
 _KEPT = ("params", "models", "profile", "seed", "budget", "results")
+_PLAYING = ("proactive.evaluate", "proactive.open", "proactive.exact", "proactive.scripted", "proactive.score")
 _PLAYED, _SCORED = "played", "played_scores"
 
 
@@ -81,10 +82,12 @@ def play_spec(text: str, file: str, request: PlayRequest) -> str:
 
 
 def _samples(steps: Mapping[str, Any], file: str) -> str:
-    found = [s["samples"] for s in steps.values() if str(s.get("uses", "")).startswith("proactive.") and "samples" in s]
-    if not found:
-        raise UsageError(f"{file}: no step takes samples of proactive scenarios", hint="play specs/proactive.yaml")
-    return str(found[0])
+    """The reference to what models of the spec play."""
+    for uses in _PLAYING:
+        for step in steps.values():
+            if step.get("uses") == uses and "samples" in step:
+                return str(step["samples"])
+    raise UsageError(f"{file}: no step plays proactive episodes", hint="play specs/proactive.yaml")
 
 
 def _model(models: Mapping[str, Any], steps: Mapping[str, Any], wanted: str | None) -> str:
