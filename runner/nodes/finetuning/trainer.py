@@ -71,7 +71,7 @@ class Trainer:
         self.learner, self.feed, self.course, self.recipe = learner, feed, course, recipe
         self.seed, self.state, self.group = seed, state, group or Group()
         self.objective = Objective(learner.network, learner.parts, recipe.loss, teach, layers)
-        self.optimiser = torch.optim.AdamW(_groups(learner, recipe.optim))
+        self.optimiser = torch.optim.AdamW(parameter_groups(learner, recipe.optim))
         self.done, self.log = 0, TrainLog()
         if state.is_file():
             self._resume()
@@ -83,7 +83,7 @@ class Trainer:
         self.learner.training()
         saved, cost = time.monotonic(), 0.0
         training = enough_memory("training (forward and backward)", _lower(self.recipe.optim))
-        with torch.random.fork_rng(devices=_generators(self.learner.loaded.device)), training:
+        with torch.random.fork_rng(devices=generators(self.learner.loaded.device)), training:
             for parts in self._ahead():
                 started = time.monotonic()
                 self._step(parts, started)
@@ -193,7 +193,7 @@ class Trainer:
             "peak_bytes": self.log.peak_bytes, "dropped": sorted(dropped),
         }  # fmt: skip
         if self.group.leads:
-            _write(content, self.state)
+            write_state(content, self.state)
 
     def _gathered(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors, in the process that writes them; spread ones are put together one after another."""
@@ -217,7 +217,8 @@ class Trainer:
         self.feed.dropped |= set(content["dropped"])
 
 
-def _write(content: dict[str, Any], path: Path) -> None:
+def write_state(content: dict[str, Any], path: Path) -> None:
+    """Tensors and plain values, written beside and renamed."""
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         torch.save(content, file)
@@ -226,7 +227,7 @@ def _write(content: dict[str, Any], path: Path) -> None:
     part.replace(path)
 
 
-def _groups(learner: Learner, optim: Optim) -> list[dict[str, Any]]:
+def parameter_groups(learner: Learner, optim: Optim) -> list[dict[str, Any]]:
     """Parameters by learning rate, whether they decay (matrices do) and whether they are spread: kinds of tensors cannot be mixed."""
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in learner.trained.items():
@@ -252,7 +253,8 @@ def _summed(found: Sequence[Terms], group: Group) -> dict[str, float | None]:
     return {"loss": told[0], **each}
 
 
-def _generators(device: str) -> list[str]:
+def generators(device: str) -> list[str]:
+    """Devices with a random state of their own."""
     return [device] if device.startswith("cuda") else []
 
 
