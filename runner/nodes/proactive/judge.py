@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from runner.nodes.proactive.judge_words import ideas_in, mentions
+from runner.nodes.proactive.matching import without_reasoning
+from runner.nodes.proactive.records import Record, actions_named, is_abstention
 
 if TYPE_CHECKING:
-    from runner.nodes.proactive.records import Record
     from runner.nodes.proactive.texts import Texts
 
 JudgeReading = Literal["last_line", "reference"]
 
 MOST_CHARACTERS = 1_000_000
 _THOUGHT_END = re.compile(r"\A.*</think\s*>", re.DOTALL | re.IGNORECASE)
-_THOUGHT_START = re.compile(r"<think\s*>", re.IGNORECASE)
 _WRAPPING = " \t\r*`_.[]()"
 _BITS = re.compile(r"[01](?:\s*,\s*[01])*")
 
@@ -59,13 +59,10 @@ def parse_bits(reply: str, n: int, *, reading: JudgeReading = "last_line") -> Bi
     such list anywhere after the thoughts; another number of digits than ``n`` counts as all 0.
     """
     text = reply[-MOST_CHARACTERS:]
-    said = _THOUGHT_END.sub("", text)
     if reading == "reference":
-        found = [match.group() for match in _BITS.finditer(said)]
+        found = [match.group() for match in _BITS.finditer(_THOUGHT_END.sub("", text))]
         return _bits(found[-1] if found else "", n)
-    if _THOUGHT_START.search(said):
-        return _unread(n)
-    lines = [line.strip(_WRAPPING) for line in said.splitlines() if line.strip()]
+    lines = [line.strip(_WRAPPING) for line in without_reasoning(text).splitlines() if line.strip()]
     return _bits(lines[-1], n) if lines and _BITS.fullmatch(lines[-1]) else _unread(n)
 
 
@@ -82,3 +79,50 @@ def aggregate(bits: Sequence[int], n_proactive: int) -> Aggregate:
     """Requests and category of one answer; ``cc`` is False where no category is among the ideas (ROD, MVP-N as published)."""
     ps, cc = any(bits[:n_proactive]), any(bits[n_proactive:])
     return Aggregate(ps, cc, ps or cc)
+
+
+# --- ideas -------------------------------------------------------------------------------------------------------------
+
+
+def references(record: Record, texts: Texts, *, labelled: bool = False) -> References:
+    """The ideas looked for in answers to a sample: requests, then the right category where its scenario's list names it.
+
+    ``labelled`` (ours): the category is looked for in every scenario, without which open episodes of ROD and MVP-N could never succeed.
+    """
+    listed = texts.references.get(record.scenario, ())
+    requests = [_filled(text, record) for text in listed if "{label}" not in text]
+    wants_label = labelled or len(requests) < len(listed)
+    named = [text.replace("{label}", label_of(record)) for text in listed if "{label}" in text] or [label_of(record)]
+    return References((*requests, *(named if wants_label else ())), len(requests))
+
+
+def label_of(record: Record) -> str:
+    """The right category as words: without its full stop and underscores."""
+    return record.answer.replace("_", " ").rstrip(". ")
+
+
+def _filled(text: str, record: Record) -> str:
+    """Slots of ``references`` with what the sample holds."""
+    waits = (o for o in record.options if not is_abstention(o) and actions_named(record.scenario, o) == ("wait",))
+    values = {"{quality}": record.quality_answer or "improve the image", "{wait}": next(waits, "wait")}
+    for slot, value in values.items():
+        text = text.replace(slot, value.rstrip(". "))
+    return text
+
+
+# --- a judge of rules --------------------------------------------------------------------------------------------------
+
+
+def rule_bits(answer: str, ideas: References) -> tuple[int, ...]:
+    """One bit an idea by rules alone: a request by the words of ``judge_words.yaml``, a category by its own words.
+
+    A request whose words the file does not know counts where the answer repeats it.
+    """
+    said = ideas_in(answer)
+    found = [_requests(said, answer, idea) for idea in ideas.texts[: ideas.n_proactive]]
+    return tuple(map(int, [*found, *(mentions(answer, name) for name in ideas.texts[ideas.n_proactive :])]))
+
+
+def _requests(said: frozenset[str], answer: str, idea: str) -> bool:
+    wanted = ideas_in(idea)
+    return bool(said & wanted) if wanted else mentions(answer, idea)
