@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from runner.errors import DataError
+from runner.nodes.proactive.matching import normal_form
 
 SCENARIOS: Final = ("ROD", "VSOD", "MVP-N", "IN-C", "QD", "CIT", "COCO")
 DATASET_IDS: Final[Mapping[str, str]] = {
@@ -98,11 +99,6 @@ def actions_named(scenario: str, option: str) -> tuple[str, ...]:
     if known is None:
         return ("next",)
     return tuple(action for action, words in known.items() if re.search(words, option.casefold()))
-
-
-def strict_form(text: str) -> str:
-    """What strict matching compares [published code]: after the last letter mark of the first line, lower case, no blanks."""
-    return re.sub(r"^.*[A-Z]\.[ \t]*", "", text).lower().strip().replace(" ", "")
 
 
 def directions(record: Record) -> tuple[str, ...]:
@@ -281,7 +277,7 @@ def _crop_fields(reading: _Reading) -> dict[str, Any]:
 
 
 def _check_choices(reading: _Reading, record: Record) -> None:
-    forms = [strict_form(category) for category in record.categories]
+    forms = [normal_form(category) for category in record.categories]
     if len(forms) < 2 or len(set(forms)) < len(forms):
         raise reading.refuse(
             "categories", "at least two that differ in more than case and blanks", [*record.categories]
@@ -306,7 +302,7 @@ def _check_apart(reading: _Reading, options: Sequence[str], taken: Sequence[str]
         raise reading.refuse("categories", "text that is left after a letter mark such as `A.`", "a category without")
     seen = set(taken)
     for i, option in enumerate(options):
-        form = strict_form(option)
+        form = normal_form(option)
         if not form:
             raise reading.refuse(f"options[{i}]", "text that is left after a letter mark such as `A.`", option)
         if form in seen:
