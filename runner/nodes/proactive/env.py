@@ -117,12 +117,12 @@ class ProactiveEnv:
         self._asks = {option: _request(record, option) for option in record.options if not is_abstention(option)}
         self._corrupt = corrupt_position(record)
         self._state: State | None = None
+        self.max_turns = 1 if settings.mode == "reference" else self.dynamics.max_turns
         self._play_by(settings)
 
     def _play_by(self, settings: Settings) -> None:
         self.settings = settings
         self.mode, self.match, self.options_mode = settings.mode, settings.match, settings.options
-        self.max_turns = 1 if settings.mode == "reference" else self.dynamics.max_turns
         self._foreign = _foreign_texts(self.record, self.texts, settings.seed) if settings.options == "foreign" else {}
         self._shown: dict[Hashable, tuple[Option, ...]] = {}
 
@@ -295,7 +295,7 @@ class ProactiveEnv:
 
     def clone(self) -> ProactiveEnv:
         """Another environment in the same state."""
-        twin = ProactiveEnv(self.record, self.settings, self.texts)
+        twin = type(self)(self.record, self.settings, self.texts)
         twin._state = self._state
         return twin
 
