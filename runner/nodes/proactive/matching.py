@@ -129,13 +129,14 @@ def strict_problems(options: Sequence[str]) -> list[str]:
 
 
 def _judged(options: Sequence[Option] | Sequence[str]) -> list[_Judged]:
-    """Plain texts count as actions of which none is valid: text first, then letter."""
-    return [
-        _Judged(i, _option_normal(option), False, False)
-        if isinstance(option, str)
-        else _Judged(i, _option_normal(option.text), option.valid, option.kind == "category")
-        for i, option in enumerate(options)
-    ]
+    return [_judge(i, option) for i, option in enumerate(options)]
+
+
+def _judge(place: int, option: Option | str) -> _Judged:
+    """A plain text counts as an action that is not valid, so that of several text goes before letter."""
+    if isinstance(option, str):
+        return _Judged(place, _option_normal(option), False, False)
+    return _Judged(place, _option_normal(option.text), option.valid, option.kind == "category")
 
 
 def _strict(answer: str | None, options: Sequence[_Judged]) -> Verdicts:

@@ -1,0 +1,203 @@
+"""Tables of episodes as arrays by sample: what every metric is computed from. Numpy and pyarrow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from runner.artifacts.proactive import ProactiveEpisodes, ProactiveSamples
+from runner.errors import DataError
+from runner.nodes.proactive.metrics import Numbers, Values
+from runner.nodes.proactive.records import SCENARIOS
+
+KINDS = ("ask_valid", "ask_invalid", "abstain", "category_true", "category_false", "unreadable")
+"""What a turn came down to, in the order of the columns of ``Turns.kinds``."""
+
+LISTED = ("mcqa", "person", "exact", "frames", "reference")
+"""Modes in which options are shown."""
+
+
+class Turns(NamedTuple):
+    """Turns [T] of episodes that are no failures: ``episode`` (row among them), ``turn`` from 1, ``forced``, ``place`` (NaN: not known), ``kinds``
+    float64 [T, 6] (shares by ``KINDS``: one 1 where something was answered, probabilities where the model was asked for them),
+    ``right`` (probability or fact that the right category was named, whether it counted or not), ``best`` (1 where the likeliest
+    category is the right one; NaN: not known)."""
+
+    episode: Numbers
+    turn: Numbers
+    forced: np.ndarray[Any, np.dtype[np.bool_]]
+    place: Values
+    kinds: Values
+    right: Values
+    best: Values
+
+    @property
+    def asks(self) -> Values:
+        """Share of requests, helpful or not [T]."""
+        return np.asarray(self.kinds[:, 0] + self.kinds[:, 1])
+
+    def taken(self, rows: np.ndarray[Any, Any]) -> Turns:
+        """Some of them (a mask, or numbers)."""
+        return Turns(*(column[rows] for column in self))
+
+
+class Entry(NamedTuple):
+    """Episodes of one label and mode. Arrays [E] of those that are no failures: ``scenario`` (number in ``SCENARIOS``), ``sample`` (names) and
+    ``columns`` (float64; NaN where there is nothing); ``n_error`` by scenario."""
+
+    label: str
+    mode: str
+    options_mode: str
+    identity: str
+    scenario: Numbers
+    sample: np.ndarray[Any, Any]
+    columns: dict[str, Values]
+    n_error: dict[str, int]
+    turns: Turns
+
+    @property
+    def scenarios(self) -> list[str]:
+        """Scenarios with episodes, failures too, in their usual order."""
+        there = set(np.unique(self.scenario).tolist())
+        return [name for i, name in enumerate(SCENARIOS) if i in there or self.n_error.get(name)]
+
+
+class Answers(NamedTuple):
+    """By (scenario, sample): the right category, the drawing it belongs to (None: alone), its record."""
+
+    answer: dict[tuple[str, str], str]
+    drawing: dict[tuple[str, str], str | None]
+    record: dict[tuple[str, str], str]
+
+
+def answers_of(samples: ProactiveSamples) -> Answers:
+    """Samples by name; where both splits have one of a name, that of the test split."""
+    columns = ("scenario", "sample_id", "split", "answer", "drawn_with", "record")
+    rows = sorted(samples.samples.select(columns).to_pylist(), key=lambda row: row["split"] == "test")
+    named = {(row["scenario"], row["sample_id"]): row for row in rows}
+    return Answers(*({key: row[name] for key, row in named.items()} for name in ("answer", "drawn_with", "record")))
+
+
+def entry_of(episodes: ProactiveEpisodes, answers: Answers) -> Entry:
+    """One artifact as arrays. Raises ``DataError`` where it holds a sample that is not among the samples."""
+    table = episodes.episodes
+    names = list(zip(table["scenario"].to_pylist(), table["sample_id"].to_pylist(), strict=True))
+    strange = next((name for name in names if name not in answers.answer), None)
+    if strange is not None:
+        raise DataError(
+            f"episodes of {episodes.label!r} play {'/'.join(strange)}, which is not among the samples",
+            hint="score episodes with the samples they were played on",
+        )
+    modes = set(table["mode"].to_pylist()) or {str(episodes.settings.get("mode", "mcqa"))}
+    if len(modes) > 1:
+        raise DataError(f"episodes of {episodes.label!r} mix the modes {', '.join(sorted(modes))}")
+    fine = np.array([status == "ok" for status in table["status"].to_pylist()], bool)
+    scenario = np.array([SCENARIOS.index(name) for name, _ in names], np.int64)
+    failed = np.bincount(scenario[~fine], minlength=len(SCENARIOS))
+    kept = table.filter(pa.array(fine))
+    right = [answers.answer[name] for name, ok in zip(names, fine.tolist(), strict=True) if ok]
+    options = set(table["options_mode"].to_pylist())
+    return Entry(
+        episodes.label, modes.pop(), options.pop() if len(options) == 1 else "native", str(episodes.model.get("identity") or ""),
+        scenario[fine], np.array(kept["sample_id"].to_pylist(), object).astype(str),
+        _episode_columns(kept) | _judged_columns(episodes.judgements, kept),
+        {name: int(failed[i]) for i, name in enumerate(SCENARIOS)}, _turns(episodes.turns, kept, right),
+    )  # fmt: skip
+
+
+def _episode_columns(table: pa.Table) -> dict[str, Values]:
+    told = {
+        "success": "p_success", "interventions": "interventions", "exhausted": "p_exhausted", "first": "first_turn_correct",
+    }  # fmt: skip
+    return {name: numbers(table[column]) for name, column in told.items()}
+
+
+def _judged_columns(judgements: pa.Table, episodes: pa.Table) -> dict[str, Values]:
+    """``ps``, ``cc``, ``agg``: whether any answer of the episode has the idea; NaN where no judgement could be read; ``unread``: of those judged."""
+    of = pc.index_in(judgements["episode_id"], value_set=episodes["episode_id"].combine_chunks())
+    known = np.asarray(of.is_valid())
+    place = np.asarray(of.fill_null(0), np.int64)[known]
+    found = {}
+    for name in ("ps", "cc", "agg"):
+        values = np.full(len(episodes), np.nan)
+        np.fmax.at(values, place, numbers(judgements[name])[known])
+        found[name] = values
+    unread = np.full(len(episodes), np.nan)
+    np.fmax.at(unread, place, 1 - numbers(judgements["parse_ok"])[known])
+    return found | {"unread": unread}
+
+
+def numbers(column: pa.ChunkedArray) -> Values:
+    """A column of numbers or booleans as float64 [n], NaN for NULL."""
+    return np.asarray(pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+
+
+def _turns(table: pa.Table, episodes: pa.Table, right: list[str]) -> Turns:
+    of = pc.index_in(table["episode_id"], value_set=episodes["episode_id"].combine_chunks())
+    table, of = table.filter(of.is_valid()), of.filter(of.is_valid())
+    episode = np.asarray(of, np.int64)
+    answer = np.array(right, object)[episode]
+    answered, probable = _answered(table, answer), _probable(table, answer)
+    merged = tuple(np.where(np.isnan(second), first, second) for first, second in zip(answered, probable, strict=True))
+    return Turns(
+        episode, np.asarray(numbers(table["turn"]), np.int64), numbers(table["forced"]) == 1, numbers(table["place"]), *merged
+    )  # fmt: skip
+
+
+def _answered(table: pa.Table, answer: np.ndarray[Any, Any]) -> tuple[Values, Values, Values]:
+    """Kinds, right and best of turns with an answer; NaN elsewhere."""
+    said = np.asarray(table["match_kind"].is_valid())
+    code = pc.index_in(table["matched_kind"], value_set=pa.array(KINDS)).fill_null(len(KINDS) - 1)
+    kinds = np.where(said[:, None], np.eye(len(KINDS))[np.asarray(code, np.int64)], np.nan)
+    index = np.asarray(pc.fill_null(table["matched_index"], -1), np.int64)
+    options = table["options"].to_pylist()
+    named = np.array(
+        [0 <= i < len(shown or ()) and shown[i] == text for i, shown, text in zip(index, options, answer, strict=True)]
+    )
+    right = np.where(said, named, np.nan).astype(np.float64)
+    return kinds, right, np.where(np.isnan(right), np.nan, right)
+
+
+def _probable(table: pa.Table, answer: np.ndarray[Any, Any]) -> tuple[Values, Values, Values]:
+    """Kinds, right and best of turns with probabilities of the options; NaN elsewhere."""
+    rows = len(table)
+    size = np.asarray(pc.fill_null(pc.list_value_length(table["probabilities"]), 0), np.int64)
+    has = size > 0
+    if not has.any():
+        return np.full((rows, len(KINDS)), np.nan), np.full(rows, np.nan), np.full(rows, np.nan)
+    part = table.filter(pa.array(has))
+    row = np.repeat(np.flatnonzero(has), size[has])
+    p = numbers(pc.list_flatten(part["probabilities"]))
+    code = np.asarray(pc.index_in(pc.list_flatten(part["option_kinds"]), value_set=pa.array(KINDS)), np.int64)
+    texts = np.array(pc.list_flatten(part["options"]).to_pylist(), object)
+    kinds = np.bincount(row * len(KINDS) + code, p, rows * len(KINDS)).reshape(rows, len(KINDS))
+    true = texts == answer[row]
+    right = np.bincount(row, p * true, rows)
+    category = code >= KINDS.index("category_true")
+    likeliest = np.full(rows, -1.0)
+    np.maximum.at(likeliest, row[category], p[category])
+    best = np.zeros(rows)
+    np.maximum.at(best, row, (category & true & (p == likeliest[row])).astype(np.float64))
+    return (np.where(has[:, None], kinds, np.nan), np.where(has, right, np.nan), np.where(has, best, np.nan))
+
+
+def by_draw(entry: Entry, rows: np.ndarray[Any, Any]) -> tuple[list[str], Numbers, Values]:
+    """Samples of some episodes: names in order, the number of each episode's sample, and 1 / its number of episodes."""
+    names, of = np.unique(entry.sample[rows], return_inverse=True)
+    return (
+        names.tolist(),
+        of.astype(np.int64),
+        1.0 / np.bincount(of, minlength=len(names))[of] if len(of) else np.zeros(0),
+    )
+
+
+def groups_of(scenario: str, names: list[str], answers: Answers) -> Numbers:
+    """Numbers from 0 of what is resampled together: drawings, or samples that stand alone."""
+    drawn = [answers.drawing.get((scenario, name)) for name in names]
+    keys = [("alone", name) if tie is None else ("drawn", tie) for name, tie in zip(names, drawn, strict=True)]
+    number: Mapping[tuple[str, str], int] = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys], np.int64)
