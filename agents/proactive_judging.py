@@ -10,9 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, NamedTuple
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agents.asking import NotAnswered, reply_to
 from agents.judge_pairs import Counts, cohens_kappa
@@ -24,25 +22,12 @@ from runner.models.base import ChatModel, ChatReply, ChatRequest, Message
 from runner.nodes.proactive.judge import Aggregate, Bits, References, aggregate, parse_bits, rule_bits
 from runner.nodes.proactive.matching import without_reasoning
 
+if TYPE_CHECKING:
+    from agents.proactive_open_steps import Judging
+
 PURPOSE = "proactive.judge"
 RULES = "rules"
 QUESTION_CHARACTERS, IDEA_CHARACTERS, ANSWER_CHARACTERS, THOUGHT_CHARACTERS = 2000, 300, 4000, 600
-
-
-class Judging(BaseModel):
-    """How a model judges."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    reading: Annotated[
-        Literal["last_line", "reference", "constrained"],
-        Field(
-            description="last_line: bits on the last line; reference: as the published code reads them; constrained: a JSON Schema"
-        ),
-    ] = "last_line"
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
-    max_tokens: Annotated[int, Field(ge=16, le=32_768, description="thoughts included")] = 4096
-    retries: Annotated[int, Field(ge=0, le=5, description="questions more where a reply cannot be read")] = 1
 
 
 class Asked(NamedTuple):
@@ -198,7 +183,9 @@ def judge_agreement(
 
 def _agreement(pairs: Sequence[tuple[Judgement, Judgement]], name: str) -> dict[str, float | int | None]:
     cells = [(getattr(a.told, name), getattr(b.told, name)) for a, b in pairs]
-    both, second, neither, first = (cells.count(c) for c in ((True, True), (False, True), (False, False), (True, False)))
+    both, second, neither, first = (
+        cells.count(c) for c in ((True, True), (False, True), (False, False), (True, False))
+    )
     counts = Counts(both, second, neither, first, 0)
     agreed = counts.true_positive + counts.true_negative
     share = agreed / counts.n if counts.n else None

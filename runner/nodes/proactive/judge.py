@@ -105,9 +105,7 @@ def _filled(text: str, record: Record) -> str:
     """Slots of ``references`` with what the sample holds."""
     waits = (o for o in record.options if not is_abstention(o) and actions_named(record.scenario, o) == ("wait",))
     values = {"{quality}": record.quality_answer or "improve the image", "{wait}": next(waits, "wait")}
-    for slot, value in values.items():
-        text = text.replace(slot, value.rstrip(". "))
-    return text
+    return re.sub(r"\{\w+\}", lambda found: values.get(found[0], found[0]).rstrip(". "), text)
 
 
 # --- a judge of rules --------------------------------------------------------------------------------------------------
