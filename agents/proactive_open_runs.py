@@ -93,7 +93,7 @@ def _judge(ctx: StepContext, llm: ChatModel | None, settings: OpenSettings) -> O
 
 async def _agreement(verdicts: Sequence[Verdict], judge: OpenJudge, other: OpenJudge) -> Mapping[str, Any] | None:
     """Of the judge with another one on the same answers; None where both are the rules."""
-    if judge.name == other.name:
+    if isinstance(judge, RuleJudge) and isinstance(other, RuleJudge):
         return None
     second = await other.judged([verdict.asked for verdict in verdicts])
     return {"with": other.name} | judge_agreement([verdict.judgement for verdict in verdicts], second)
