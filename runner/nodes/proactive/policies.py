@@ -8,7 +8,7 @@ from typing import Literal
 
 from runner.errors import UsageError
 from runner.nodes.proactive.env import Option, ProactiveEnv, State
-from runner.nodes.proactive.episodes import Case, drawn
+from runner.nodes.proactive.episodes import Case, Episode, Turn, drawn
 
 Name = Literal["uniform", "always_ask", "always_true", "abstain", "oracle", "ask_k"]
 Choice = Callable[[ProactiveEnv, State, Sequence[Option]], int]
@@ -96,3 +96,26 @@ def _ask_k(k: int) -> Choice:
         return asking if wanted else _truth(env, state, options)
 
     return choose
+
+
+def exact_episodes(cases: Sequence[Case], policy: Scripted) -> list[Episode]:
+    """Expected values of a scripted policy on each case; the turns are the views on the way to the most telling one, with what it would do."""
+    return [_exact(case, policy) for case in cases]
+
+
+def _exact(case: Case, policy: Scripted) -> Episode:
+    from runner.nodes.proactive.exact import value
+
+    env = case.env
+
+    def odds(state: State, options: tuple[Option, ...]) -> Sequence[float]:
+        return policy.probabilities(env, state, options)
+
+    turns = tuple(
+        Turn(
+            state, env.frame(state), shown, None, None, place=env.place(state), probabilities=tuple(odds(state, shown))
+        )
+        for state in env.ask_path()
+        for shown in (env.shown(state),)
+    )
+    return Episode(case, 0, turns, None, False, "ok", expected=value(env, odds, by_turn=policy.name != "uniform"))
