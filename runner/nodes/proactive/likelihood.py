@@ -12,6 +12,7 @@ from runner.errors import ModelRefused
 from runner.models.lvlm.batches import Batch, Record, Writer
 from runner.models.lvlm.capture import logits_of, states_at
 from runner.models.lvlm.generating import Question, means, reply_log_likelihoods
+from runner.nodes.proactive.rendering import LETTERS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 Form = Literal["letter", "text"]
 Probabilities = NDArray[np.float64]
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def option_probabilities(

@@ -1,0 +1,100 @@
+"""A LLaVA of some hundred thousand random parameters, and coloured squares behind grey ones: what learning to ask can be tried on."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from results.tables import arrow_table
+from runner.artifacts.proactive import ProactiveSamples
+from runner.models.lvlm.tiny import TEMPLATE
+from runner.nodes.proactive.env import make_env
+from runner.nodes.proactive.records import parse_record
+from runner.nodes.proactive.rendering import render
+from runner.nodes.proactive.samples import sample_row
+
+COLOURS = {
+    "Red": (220, 30, 30), "Green": (30, 200, 30), "Blue": (30, 30, 220), "Yellow": (220, 220, 30), "White": (245, 245, 245),
+    "Black": (10, 10, 10),
+}  # fmt: skip
+GREY = (128, 128, 128)
+ASK, ABSTAIN = "Uncover it.", "I cannot tell."
+SIDE, PATCH = 28, 14
+START, END, PICTURE = "<|im_start|>", "<|im_end|>", "<image>"
+
+
+def samples(folder: Path, count: int = 64, *, split: str = "train", seed: int = 0) -> ProactiveSamples:
+    """``count`` squares of QuickDraw's dynamics with two frames: grey, then coloured. Four samples show the same options in the same
+    order, each with another of them behind the grey: before it is uncovered, nothing tells which."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chance, rows, shown, asked = random.Random(seed), [], [""], [""]
+    for number in range(count):
+        if number % 4 == 0:
+            shown, asked = chance.sample(list(COLOURS), 4), chance.sample([ASK, ABSTAIN], 2)
+        colour = shown[number % 4]
+        data = {
+            "id": number, "image_template": f"{number}-{{image}}.png", "first_image": 0, "num_images": 2, "reference_image": 1,
+            "prompt": "Which colour?", "options": asked, "categories": [f"{name}." for name in shown], "answer": f"{colour}.",
+        }  # fmt: skip
+        for frame, pixels in enumerate((GREY, COLOURS[colour])):
+            Image.new("RGB", (SIDE, SIDE), pixels).save(folder / f"{number}-{frame:04d}.png")
+        rows.append(sample_row(parse_record("QD", data), source_id="squares", split=split, visible=[0.0, 1.0]))
+    about = {"name": "squares", "source": "made", "scenarios": ["QD"], "licences": {}, "notes": [], "filter": None}
+    return ProactiveSamples(about, [{"folder": str(folder), "name": "squares"}], arrow_table("pb_samples", rows))
+
+
+def prompts(made: ProactiveSamples) -> list[str]:
+    """Texts of all first turns."""
+    records = [parse_record(row["scenario"], json.loads(row["record"])) for row in made.samples.to_pylist()]
+    return [render(env.observation(env.initial())) for env in map(make_env, records)]
+
+
+def make_model(folder: Path, lines: Sequence[str], *, seed: int = 0, hidden: int = 64) -> Path:
+    """A LLaVA in the stock layout: CLIP tower and Llama of two layers each, random, and a tokenizer that knows the words of ``lines``."""
+    import torch
+    from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    tokenizer = _tokenizer(lines)
+    images = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    LlavaProcessor(
+        images, tokenizer, patch_size=PATCH, vision_feature_select_strategy="full", num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    ).save_pretrained(folder)  # fmt: skip
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    sizes: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.1}
+    vision = {"hidden_size": 32, "intermediate_size": 64, "patch_size": PATCH, "image_size": SIDE, **sizes}
+    text = {"hidden_size": hidden, "intermediate_size": 2 * hidden, "max_position_embeddings": 512, **sizes}
+    torch.manual_seed(seed)
+    model = LlavaForConditionalGeneration(LlavaConfig(
+        vision_config={"model_type": "clip_vision_model", **vision},
+        text_config={"model_type": "llama", "vocab_size": len(tokenizer), "tie_word_embeddings": False, **ids, **text},
+        image_seq_length=(SIDE // PATCH) ** 2 + 1, vision_feature_select_strategy="full",
+        image_token_index=tokenizer.convert_tokens_to_ids(PICTURE),
+    ))  # fmt: skip
+    for name, value in ids.items():
+        setattr(model.generation_config, name, value)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer(lines: Sequence[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", START, END, PICTURE]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([*lines, "user assistant"] * 4, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token="<|endoftext|>", additional_special_tokens=[PICTURE]
+    )
