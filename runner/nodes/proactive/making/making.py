@@ -12,10 +12,13 @@ from PIL import Image
 
 from runner.nodes.dealing import generator, rounds
 from runner.nodes.proactive.env import make_env
+from runner.nodes.proactive.making.corrupting import damaged
 from runner.nodes.proactive.making.drawing import sketched
 from runner.nodes.proactive.making.framing import beyond
 from runner.nodes.proactive.making.material import SPLITS, Drawn, Icon, Stand
 from runner.nodes.proactive.making.occluding import behind, passing
+from runner.nodes.proactive.making.turning import turned
+from runner.nodes.proactive.making.video import appearing
 from runner.nodes.proactive.making.writing import Wording, labelled
 from runner.nodes.proactive.records import SCENARIOS, Record, frame_uris, parse_record
 from runner.nodes.proactive.samples import sample_row
@@ -46,7 +49,10 @@ class Made(NamedTuple):
 DRAWERS: Final[Mapping[str, Callable[[Stand, str], Drawn]]] = {
     "ROD": behind,
     "VSOD": passing,
+    "MVP-N": turned,
+    "IN-C": damaged,
     "QD": sketched,
+    "CIT": appearing,
     "COCO": beyond,
 }
 TEMPLATES: Final[Mapping[str, str]] = {
