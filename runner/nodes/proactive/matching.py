@@ -129,7 +129,8 @@ def strict_problems(options: Sequence[str]) -> list[str]:
 
 
 def _judged(options: Sequence[Option] | Sequence[str]) -> list[_Judged]:
-    return [_judge(i, option) for i, option in enumerate(options)]
+    listed: Sequence[Option | str] = options
+    return [_judge(i, option) for i, option in enumerate(listed)]
 
 
 def _judge(place: int, option: Option | str) -> _Judged:

@@ -159,7 +159,8 @@ def _counts(groups: int, draws: int, seed: Sequence[int]) -> Iterator[Values]:
     generator, block = np.random.default_rng(list(seed)), max(1, _AT_ONCE // groups)
     for start in range(0, draws, block):
         size = min(block, draws - start)
-        yield generator.multinomial(groups, np.full(groups, 1 / groups), size=size).astype(np.float64)
+        drawn = generator.integers(groups, size=(size, groups)) + np.arange(size)[:, None] * groups
+        yield np.bincount(drawn.ravel(), minlength=size * groups).reshape(size, groups).astype(np.float64)
 
 
 def _interval(ratio: Ratio, group: Numbers, value: float, drawn: Values) -> tuple[float, float]:

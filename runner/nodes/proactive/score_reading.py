@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ class Turns(NamedTuple):
     """Turns [T] of episodes that are no failures: ``episode`` (row among them), ``turn`` from 1, ``forced``, ``place`` (NaN: not known), ``kinds``
     float64 [T, 6] (shares by ``KINDS``: one 1 where something was answered, probabilities where the model was asked for them),
     ``right`` (probability or fact that the right category was named, whether it counted or not), ``best`` (1 where the likeliest
-    category is the right one; NaN: not known)."""
+    category is the right one, a part of 1 where several are as likely; NaN: not known)."""
 
     episode: Numbers
     turn: Numbers
@@ -66,44 +66,38 @@ class Entry(NamedTuple):
         return [name for i, name in enumerate(SCENARIOS) if i in there or self.n_error.get(name)]
 
 
-class Answers(NamedTuple):
-    """By (scenario, sample): the right category, the drawing it belongs to (None: alone), its record."""
-
-    answer: dict[tuple[str, str], str]
-    drawing: dict[tuple[str, str], str | None]
-    record: dict[tuple[str, str], str]
+Samples = Mapping[tuple[str, str], Mapping[str, Any]]
+"""Rows of ``pb_samples`` by scenario and sample."""
 
 
-def answers_of(samples: ProactiveSamples) -> Answers:
+def samples_of(samples: ProactiveSamples) -> Samples:
     """Samples by name; where both splits have one of a name, that of the test split."""
-    columns = ("scenario", "sample_id", "split", "answer", "drawn_with", "record")
-    rows = sorted(samples.samples.select(columns).to_pylist(), key=lambda row: row["split"] == "test")
-    named = {(row["scenario"], row["sample_id"]): row for row in rows}
-    return Answers(*({key: row[name] for key, row in named.items()} for name in ("answer", "drawn_with", "record")))
+    rows = samples.samples.drop_columns(["uris", "visible", "question"]).to_pylist()
+    return {(row["scenario"], row["sample_id"]): row for row in sorted(rows, key=lambda row: row["split"] == "test")}
 
 
-def entry_of(episodes: ProactiveEpisodes, answers: Answers) -> Entry:
+def entry_of(episodes: ProactiveEpisodes, samples: Samples) -> Entry:
     """One artifact as arrays. Raises ``DataError`` where it holds a sample that is not among the samples."""
     table = episodes.episodes
-    names = list(zip(table["scenario"].to_pylist(), table["sample_id"].to_pylist(), strict=True))
-    strange = next((name for name in names if name not in answers.answer), None)
+    names = list(zip(texts(table["scenario"]), texts(table["sample_id"]), strict=True))
+    strange = next((name for name in names if name not in samples), None)
     if strange is not None:
         raise DataError(
             f"episodes of {episodes.label!r} play {'/'.join(strange)}, which is not among the samples",
             hint="score episodes with the samples they were played on",
         )
-    modes = set(table["mode"].to_pylist()) or {str(episodes.settings.get("mode", "mcqa"))}
+    modes = set(texts(table["mode"])) or {str(episodes.settings.get("mode", "mcqa"))}
     if len(modes) > 1:
         raise DataError(f"episodes of {episodes.label!r} mix the modes {', '.join(sorted(modes))}")
-    fine = np.array([status == "ok" for status in table["status"].to_pylist()], bool)
+    fine = np.array([status == "ok" for status in texts(table["status"])], bool)
     scenario = np.array([SCENARIOS.index(name) for name, _ in names], np.int64)
     failed = np.bincount(scenario[~fine], minlength=len(SCENARIOS))
     kept = table.filter(pa.array(fine))
-    right = [answers.answer[name] for name, ok in zip(names, fine.tolist(), strict=True) if ok]
-    options = set(table["options_mode"].to_pylist())
+    right = [samples[name]["answer"] for name, ok in zip(names, fine.tolist(), strict=True) if ok]
+    options = set(texts(table["options_mode"]))
     return Entry(
         episodes.label, modes.pop(), options.pop() if len(options) == 1 else "native", str(episodes.model.get("identity") or ""),
-        scenario[fine], np.array(kept["sample_id"].to_pylist(), object).astype(str),
+        scenario[fine], np.array(texts(kept["sample_id"]), object),
         _episode_columns(kept) | _judged_columns(episodes.judgements, kept),
         {name: int(failed[i]) for i, name in enumerate(SCENARIOS)}, _turns(episodes.turns, kept, right),
     )  # fmt: skip
@@ -131,7 +125,12 @@ def _judged_columns(judgements: pa.Table, episodes: pa.Table) -> dict[str, Value
     return found | {"unread": unread}
 
 
-def numbers(column: pa.ChunkedArray) -> Values:
+def texts(column: pa.Array[Any] | pa.ChunkedArray[Any]) -> list[str]:
+    """A column of texts, NULL as the empty one."""
+    return [value or "" for value in column.to_pylist()]
+
+
+def numbers(column: pa.Array[Any] | pa.ChunkedArray[Any]) -> Values:
     """A column of numbers or booleans as float64 [n], NaN for NULL."""
     return np.asarray(pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False), np.float64)
 
@@ -142,7 +141,8 @@ def _turns(table: pa.Table, episodes: pa.Table, right: list[str]) -> Turns:
     episode = np.asarray(of, np.int64)
     answer = np.array(right, object)[episode]
     answered, probable = _answered(table, answer), _probable(table, answer)
-    merged = tuple(np.where(np.isnan(second), first, second) for first, second in zip(answered, probable, strict=True))
+    # What was answered counts; probabilities where nothing was, as in exact evaluations.
+    merged = tuple(np.where(np.isnan(first), second, first) for first, second in zip(answered, probable, strict=True))
     return Turns(
         episode, np.asarray(numbers(table["turn"]), np.int64), numbers(table["forced"]) == 1, numbers(table["place"]), *merged
     )  # fmt: skip
@@ -153,10 +153,14 @@ def _answered(table: pa.Table, answer: np.ndarray[Any, Any]) -> tuple[Values, Va
     said = np.asarray(table["match_kind"].is_valid())
     code = pc.index_in(table["matched_kind"], value_set=pa.array(KINDS)).fill_null(len(KINDS) - 1)
     kinds = np.where(said[:, None], np.eye(len(KINDS))[np.asarray(code, np.int64)], np.nan)
-    index = np.asarray(pc.fill_null(table["matched_index"], -1), np.int64)
-    options = table["options"].to_pylist()
+    index = np.nan_to_num(numbers(table["matched_index"]), nan=-1).astype(np.int64)
+    options: list[list[str] | None] = table["options"].to_pylist()
     named = np.array(
-        [0 <= i < len(shown or ()) and shown[i] == text for i, shown, text in zip(index, options, answer, strict=True)]
+        [
+            shown is not None and 0 <= i < len(shown) and shown[i] == text
+            for i, shown, text in zip(index.tolist(), options, answer, strict=True)
+        ],
+        bool,
     )
     right = np.where(said, named, np.nan).astype(np.float64)
     return kinds, right, np.where(np.isnan(right), np.nan, right)
@@ -173,31 +177,21 @@ def _probable(table: pa.Table, answer: np.ndarray[Any, Any]) -> tuple[Values, Va
     row = np.repeat(np.flatnonzero(has), size[has])
     p = numbers(pc.list_flatten(part["probabilities"]))
     code = np.asarray(pc.index_in(pc.list_flatten(part["option_kinds"]), value_set=pa.array(KINDS)), np.int64)
-    texts = np.array(pc.list_flatten(part["options"]).to_pylist(), object)
+    shown = np.array(texts(pc.list_flatten(part["options"])), object)
     kinds = np.bincount(row * len(KINDS) + code, p, rows * len(KINDS)).reshape(rows, len(KINDS))
-    true = texts == answer[row]
+    true = shown == answer[row]
     right = np.bincount(row, p * true, rows)
     category = code >= KINDS.index("category_true")
     likeliest = np.full(rows, -1.0)
     np.maximum.at(likeliest, row[category], p[category])
-    best = np.zeros(rows)
-    np.maximum.at(best, row, (category & true & (p == likeliest[row])).astype(np.float64))
+    tied = category & (p == likeliest[row])
+    best = np.bincount(row, tied & true, rows) / np.maximum(np.bincount(row, tied, rows), 1)
     return (np.where(has[:, None], kinds, np.nan), np.where(has, right, np.nan), np.where(has, best, np.nan))
 
 
-def by_draw(entry: Entry, rows: np.ndarray[Any, Any]) -> tuple[list[str], Numbers, Values]:
-    """Samples of some episodes: names in order, the number of each episode's sample, and 1 / its number of episodes."""
-    names, of = np.unique(entry.sample[rows], return_inverse=True)
-    return (
-        names.tolist(),
-        of.astype(np.int64),
-        1.0 / np.bincount(of, minlength=len(names))[of] if len(of) else np.zeros(0),
-    )
-
-
-def groups_of(scenario: str, names: list[str], answers: Answers) -> Numbers:
+def groups_of(scenario: str, names: Sequence[str], samples: Samples) -> Numbers:
     """Numbers from 0 of what is resampled together: drawings, or samples that stand alone."""
-    drawn = [answers.drawing.get((scenario, name)) for name in names]
+    drawn = [samples[scenario, name]["drawn_with"] for name in names]
     keys = [("alone", name) if tie is None else ("drawn", tie) for name, tie in zip(names, drawn, strict=True)]
     number: Mapping[tuple[str, str], int] = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     return np.array([number[key] for key in keys], np.int64)
