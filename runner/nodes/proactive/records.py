@@ -277,36 +277,30 @@ def _crop_fields(reading: _Reading) -> dict[str, Any]:
 
 
 def _check_choices(reading: _Reading, record: Record) -> None:
-    forms = [normal_form(category) for category in record.categories]
-    if len(forms) < 2 or len(set(forms)) < len(forms):
-        raise reading.refuse(
-            "categories", "at least two that differ in more than case and blanks", [*record.categories]
-        )
+    _check_apart(reading, "categories", record.categories, ())
+    if len(record.categories) < 2:
+        raise reading.refuse("categories", "at least two", [*record.categories])
     if record.answer not in record.categories:
         raise reading.refuse("answer", f"one of the categories {[*record.categories]}", record.answer)
+    _check_apart(reading, "options", record.options, record.categories)
     if not any(is_abstention(option) for option in record.options):
         raise reading.refuse("options", "a sentence of abstention (with `cannot` or `do not`)", [*record.options])
     if all(is_abstention(option) for option in record.options):
         raise reading.refuse("options", "a request beside the abstention", [*record.options])
-    everything = (*record.options, *record.categories)
-    if len(everything) > LETTERS_AT_MOST:
-        raise reading.refuse(
-            "options", f"at most {LETTERS_AT_MOST} with the categories, a letter each", len(everything)
-        )
-    _check_apart(reading, record.options, forms)
+    letters = len(record.options) + len(record.categories)
+    if letters > LETTERS_AT_MOST:
+        raise reading.refuse("options", f"at most {LETTERS_AT_MOST} with the categories, a letter each", letters)
 
 
-def _check_apart(reading: _Reading, options: Sequence[str], taken: Sequence[str]) -> None:
+def _check_apart(reading: _Reading, field: str, texts: Sequence[str], taken: Sequence[str]) -> None:
     """Strict matching tells options apart by their normal form only."""
-    if "" in taken:
-        raise reading.refuse("categories", "text that is left after a letter mark such as `A.`", "a category without")
-    seen = set(taken)
-    for i, option in enumerate(options):
-        form = normal_form(option)
+    seen = {normal_form(text) for text in taken}
+    for i, text in enumerate(texts):
+        form = normal_form(text)
         if not form:
-            raise reading.refuse(f"options[{i}]", "text that is left after a letter mark such as `A.`", option)
+            raise reading.refuse(f"{field}[{i}]", "text that strict matching leaves (it drops all up to a capital with a full stop)", text)  # fmt: skip
         if form in seen:
-            raise reading.refuse(f"options[{i}]", "an option that differs from all others in more than case and blanks", option)  # fmt: skip
+            raise reading.refuse(f"{field}[{i}]", "a text that differs from all others in more than case and blanks", text)  # fmt: skip
         seen.add(form)
 
 
