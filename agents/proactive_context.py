@@ -80,7 +80,7 @@ class Demonstrations:
     def of(self, case: Case) -> Conversation:
         """``shots`` solved episodes of samples with other pictures, drawn by the seed and the sample alone. Raises ``DataError``."""
         drawing = _drawing(self.seed, case.env.scenario, case.record.sample_id)
-        pool = self.pool[case.env.scenario]
+        pool = self.pool.get(case.env.scenario, ())
         others = (pool[i] for i in drawing.permutation(len(pool)) if len(pool[i].env.ask_path()) > 1)
         chosen = list(itertools.islice((other for other in others if not _related(case, other)), self.shots))
         if len(chosen) < self.shots:
