@@ -9,14 +9,17 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.errors import DataError
 from runner.nodes.proactive.reading import json_lines
 from runner.nodes.proactive.records import DATASET_IDS, SCENARIOS
+
+if TYPE_CHECKING:
+    from runner.artifacts.proactive import ProactiveEpisodes
 
 THRESHOLD = 0.25
 """Share of the probe models, as published."""
@@ -127,3 +130,85 @@ def _truth(value: Any, where: str) -> bool:
     if word not in ("true", "false", "1", "0"):
         raise DataError(f"{where}: `kept` is true or false, not {str(value)[:80]!r}")
     return word in ("true", "1")
+
+
+# --- votes -----------------------------------------------------------------------------------------------------------
+
+
+class Vote(NamedTuple):
+    """Probes that answered a sample, and those of them that were right on turn 1."""
+
+    hits: int
+    n: int
+
+
+Votes = Mapping[tuple[str, str, str], Vote]
+"""By scenario, sample and split."""
+
+
+def votes_of(probes: Sequence[ProactiveEpisodes]) -> Votes:
+    """One vote a probe and sample: right where it named the right category on turn 1 in more than half of its draws, whether that
+    counted or not. Episodes that failed are no votes. Raises ``DataError`` for probes of another mode, or two of one label."""
+    labels = [one.label for one in probes]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise DataError(f"two probes are called {twice!r}", hint="Each model votes once; give each a `label:`.")
+    found: dict[tuple[str, str, str], Vote] = {}
+    for probe in probes:
+        if probe.settings.get("mode") != "mcqa":
+            mode = probe.settings.get("mode")
+            raise DataError(f"{probe.label}: probes answer in mode mcqa, these are episodes of mode {mode!r}")
+        split = str(probe.settings.get("split", "test"))
+        for (scenario, sample), right in _right(probe).items():
+            vote = found.get((scenario, sample, split), Vote(0, 0))
+            found[scenario, sample, split] = Vote(vote.hits + (2 * sum(right) > len(right)), vote.n + 1)
+    return found
+
+
+def _right(probe: ProactiveEpisodes) -> dict[tuple[str, str], list[bool]]:
+    columns = ["scenario", "sample_id", "status", "first_turn_correct"]
+    found: dict[tuple[str, str], list[bool]] = {}
+    for row in probe.episodes.select(columns).to_pylist():
+        if row["status"] == "ok" and row["first_turn_correct"] is not None:
+            found.setdefault((row["scenario"], row["sample_id"]), []).append(row["first_turn_correct"])
+    return found
+
+
+def judged(rows: Iterable[Mapping[str, Any]], votes: Votes, threshold: float = THRESHOLD) -> list[dict[str, Any]]:
+    """Rows of ``pb_samples`` with their votes; kept where they were kept before and too few probes are right at once."""
+    found = []
+    for row in rows:
+        vote = votes.get((row["scenario"], row["sample_id"], row["split"]), Vote(0, 0))
+        kept = row["kept"] and is_kept(vote.hits, vote.n, threshold)
+        found.append({**row, "kept": kept, "probe_hits": vote.hits if vote.n else None, "n_probes": vote.n})
+    return found
+
+
+def probe_summary(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], threshold: float) -> dict[str, Any]:
+    """Probes, and by scenario: samples that were probed, how many of them are kept, the share that would be dropped if every probe
+    guessed among all that is shown at first."""
+    scenarios: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["n_probes"]:
+            told = scenarios.setdefault(row["scenario"], {"probed": 0, "kept": 0, "dropped_by_guessing": 0.0})
+            told["probed"] += 1
+            told["kept"] += bool(row["kept"])
+            shown = len(row["options"]) + len(row["categories"])
+            told["dropped_by_guessing"] += recall(1 / shown, row["n_probes"], threshold)
+    for told in scenarios.values():
+        told["dropped_by_guessing"] /= told["probed"]
+    return {"probes": [*labels], "threshold": threshold, "scenarios": scenarios,
+            "unprobed": sum(not row["n_probes"] for row in rows)}  # fmt: skip
+
+
+def probe_notes(summary: Mapping[str, Any]) -> list[str]:
+    """What should be known before the filter is trusted."""
+    count, notes = len(summary["probes"]), []
+    if hits_needed(count, summary["threshold"]) < 2:
+        notes.append(
+            f"{count} probes at {summary['threshold']:g}: one right guess drops a sample; the paper asks 22 models"
+        )
+    if summary["unprobed"]:
+        notes.append(f"{summary['unprobed']} samples were answered by no probe and stay as they were")
+    notes += [f"{name}: no probed sample is kept" for name, told in summary["scenarios"].items() if not told["kept"]]
+    return notes
