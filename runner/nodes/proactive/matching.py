@@ -222,16 +222,15 @@ def _robust(answer: str | None, options: Sequence[str]) -> Match:
 
 def without_reasoning(text: str) -> str:
     """The text without blocks of reasoning; a block never closed runs to the end, one never opened began at the start."""
-    kept, depth, start = [], 0, 0
+    kept, inside, start = list[str](), False, 0
     for tag in _REASONING.finditer(text):
-        if not depth:
-            kept.append(text[start : tag.start()])
         closes = "/" in (tag[1], tag[2])
-        if closes and not depth:
+        if closes and not inside:
             kept.clear()
-        depth = max(depth - 1, 0) if closes else depth + 1
-        start = tag.end()
-    return "".join(kept) + ("" if depth else text[start:])
+        elif not inside:
+            kept.append(text[start : tag.start()])
+        inside, start = not closes, tag.end()
+    return "".join(kept) + ("" if inside else text[start:])
 
 
 def _readable(answer: str) -> str:

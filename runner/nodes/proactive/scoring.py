@@ -26,6 +26,8 @@ SHARES = {
     "predicted_wrong": (4,), "unreadable": (5,),
 }  # fmt: skip
 """Shares of turns: columns of ``KINDS`` that each counts."""
+SHARED = ("mcqa", "person", "reference")
+"""Modes of which every turn is told; where there are categories only, all but the unreadable are predictions."""
 COMPARED = ("acc", "psr", "discrimination")
 
 
@@ -105,9 +107,10 @@ def ratios_of(mode: str, columns: Columns) -> dict[str, Ratio]:
         found["first_turn_acc"] = mean(c["first"])
         for name, kinds in _WHOLE.items():
             found[f"first_{name}"] = mean(sum((c[f"first_{i}"] for i in kinds), np.zeros(len(c["success"]))))
-    if mode in ("mcqa", "person", "reference"):
+    if mode in SHARED:
         total = sum((c[f"kind_{i}"] for i in range(len(KINDS))), np.zeros(len(c["success"])))
-        for name, kinds in SHARES.items():
+        told = SHARES if mode != "reference" else {"unreadable": SHARES["unreadable"]}
+        for name, kinds in told.items():
             found[name] = Ratio(sum((c[f"kind_{i}"] for i in kinds), np.zeros(len(total))), total)
     if mode in ENDS:
         both = ~np.isnan(c["ask_first"] + c["ask_last"])
@@ -156,7 +159,10 @@ def metric_rows(one: Scored, references: Sequence[Scored], uniform: UniformColum
         guessed = ratios_of(entry.mode, uniform.columns(entry, name, scenario.names))
         chance = {metric: _value(ratio) for metric, ratio in guessed.items() if uniform.knows(entry.mode, metric)}
         if beside is not None and name in beside.scenarios:
-            _add_reference(one, beside, name, seed, estimates, counts, chance)
+            _add_reference(one, beside, name, seed, estimates, counts)
+            best = ratios_of("reference", uniform.columns(beside.entry, name, beside.scenarios[name].names))
+            chance["reference_acc"] = _value(best["acc"])
+            chance["gap"] = chance["reference_acc"] - chance.get("acc", float("nan"))
         found[name] = estimates
         rows[name] = [
             _row(entry, name, metric, estimate, counts[metric], scenario.n_error, chance.get(metric))
@@ -225,7 +231,7 @@ def _reference_of(one: Scored, references: Sequence[Scored]) -> Scored | None:
 
 def _add_reference(
     one: Scored, beside: Scored, name: str, seed: int,
-    estimates: dict[str, Estimate], counts: dict[str, int], chance: dict[str, float],
+    estimates: dict[str, Estimate], counts: dict[str, int],
 ) -> None:  # fmt: skip
     """``reference_acc`` of all its samples, and ``gap`` = reference - acc of the samples that both have."""
     reference = beside.scenarios[name]
