@@ -68,6 +68,7 @@ def _conclude(outcome: RunOutcome, results: Path) -> int:
     from results.console_debias import debias_tables
     from results.console_leakage import leakage_tables
     from results.console_lvlm import lvlm_tables
+    from results.console_proactive import proactive_tables
     from results.store import ResultsStore
     from runner.errors import EXIT_FAIL_ON, EXIT_OK, EXIT_PARTIAL
 
@@ -76,7 +77,7 @@ def _conclude(outcome: RunOutcome, results: Path) -> int:
     crossed: list[str] = []
     if results.is_file():
         store = ResultsStore(results)
-        for told in (verdict_table, comparison_table, debias_tables, leakage_tables, lvlm_tables):
+        for told in (verdict_table, comparison_table, debias_tables, leakage_tables, lvlm_tables, proactive_tables):
             table = told(store, outcome.run_id)
             if table is not None:
                 console.print(table)

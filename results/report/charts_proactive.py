@@ -38,11 +38,11 @@ def score_chart(rows: Rows) -> Markup:
     base = alt.Chart(alt.InlineData(values=values)).encode(
         y=alt.Y("name:N", sort=None, axis=alt.Axis(title=None, labelLimit=2 * LABELS, ticks=False, domain=False))
     )
-    across = {"axis": alt.Axis(title=None, tickCount=5), "scale": alt.Scale(domain=[0, 100], nice=False)}
+    axis, scale = alt.Axis(title=None, tickCount=5), alt.Scale(domain=[0, 100], nice=False)
     layers = [
-        base.transform_filter("datum.chance != null").mark_tick(thickness=2, size=18, color="var(--ink)").encode(x=alt.X("chance:Q", **across)),
-        base.mark_rule(strokeWidth=2.5, strokeCap="round", opacity=0.55, color="var(--link)").encode(x=alt.X("low:Q", **across), x2="high:Q"),
-        base.mark_point(filled=True, size=75, opacity=1, color="var(--link)").encode(x=alt.X("value:Q", **across)),
+        base.transform_filter("datum.chance != null").mark_tick(thickness=2, size=18, color="var(--ink)").encode(x=alt.X("chance:Q", axis=axis, scale=scale)),
+        base.mark_rule(strokeWidth=2.5, strokeCap="round", opacity=0.55, color="var(--link)").encode(x=alt.X("low:Q", axis=axis, scale=scale), x2="high:Q"),
+        base.mark_point(filled=True, size=75, opacity=1, color="var(--link)").encode(x=alt.X("value:Q", axis=axis, scale=scale)),
         base.mark_text(align="left", dx=8, fontSize=11).encode(x=alt.value(WIDTH), text="text:N", color=alt.value("var(--muted)")),
     ]  # fmt: skip
     return svg(alt.layer(*layers).properties(width=WIDTH, height=alt.Step(24)))
@@ -84,11 +84,11 @@ def place_chart(rows: Rows) -> Markup:
     colour = _colour(OVER_UNDER, {v["kind"] for v in values}, vertical=True)
     dashes = alt.StrokeDash("kind:N", legend=None, scale=alt.Scale(domain=[w for w, _ in OVER_UNDER.values()], range=[[1, 0], [6, 3]]))  # fmt: skip
     base = alt.Chart(alt.InlineData(values=values)).encode(x=alt.X("place:Q", axis=_way(alt), scale=alt.Scale(domain=[0, 1])), color=colour)  # fmt: skip
-    upwards = {"axis": alt.Axis(title=None, tickCount=3, format=".0%"), "scale": alt.Scale(domain=[0, 1])}
+    axis, scale = alt.Axis(title=None, tickCount=3, format=".0%"), alt.Scale(domain=[0, 1])
     layers = [
-        base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", **upwards), y2="high:Q"),
-        base.mark_line(strokeWidth=2).encode(y=alt.Y("value:Q", **upwards), strokeDash=dashes),
-        base.mark_point(size=24, filled=True, opacity=1).encode(y=alt.Y("value:Q", **upwards)),
+        base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", axis=axis, scale=scale), y2="high:Q"),
+        base.mark_line(strokeWidth=2).encode(y=alt.Y("value:Q", axis=axis, scale=scale), strokeDash=dashes),
+        base.mark_point(size=24, filled=True, opacity=1).encode(y=alt.Y("value:Q", axis=axis, scale=scale)),
     ]
     return svg(alt.layer(*layers).properties(width=WIDTH + 60, height=130))
 

@@ -22,7 +22,13 @@ SHARES = {
     "mute": {"unreadable": 0.9, "wrong": 0.1},
 }
 """Of the first turns, by model."""
-ACC = {"careful": (70.0, 60.0, 80.0), "hasty": (20.0, 12.0, 30.0), "shy": (0.0, 0.0, 8.0), "eager": (0.0, 0.0, 8.0), "mute": (5.0, 2.0, 12.0)}
+ACC = {
+    "careful": (70.0, 60.0, 80.0),
+    "hasty": (20.0, 12.0, 30.0),
+    "shy": (0.0, 0.0, 8.0),
+    "eager": (0.0, 0.0, 8.0),
+    "mute": (5.0, 2.0, 12.0),
+}
 """Accuracy with its interval, in every scenario."""
 PSR = {"careful": 1.25, "hasty": 0.05, "shy": 0.0, "eager": 7.5, "mute": 0.0}
 DISCRIMINATION = {"careful": (75.0, 60.0, 86.0), "hasty": (2.0, -3.0, 7.0), "eager": (0.0, -4.0, 4.0)}
@@ -141,7 +147,10 @@ def metric(t, model, mode, scenario, name, value, low, high, n, n_error=0, unifo
 
 def metrics(t, model):
     """Scores of one model in every scenario and as the mean of all."""
-    shares = {**dict.fromkeys(("asked", "invalid", "abstained", "correct", "wrong", "unreadable"), 0.0), **SHARES[model]}
+    shares = {
+        **dict.fromkeys(("asked", "invalid", "abstained", "correct", "wrong", "unreadable"), 0.0),
+        **SHARES[model],
+    }
     for scenario in (*SCENARIOS, "macro"):
         n, wrong = (40, 1) if scenario == "macro" else (20, 1)
         acc, low, high = ACC[model]
@@ -152,7 +161,12 @@ def metrics(t, model):
         told = {"asked": shares["asked"] + shares["invalid"], "abstained": shares["abstained"],
                 "predicted": shares["correct"] + shares["wrong"], "unreadable": shares["unreadable"]}  # fmt: skip
         for name, share in told.items():
-            yield metric(t, model, "mcqa", scenario, name, 100 * share, 90 * share, min(100.0, 110 * share), 2 * n, wrong)
+            yield metric(
+                t, model, "mcqa", scenario, f"first_{name}", 100 * share, 90 * share, min(100.0, 110 * share), n, wrong
+            )
+            yield metric(
+                t, model, "mcqa", scenario, name, 100 * share, 90 * share, min(100.0, 110 * share), 2 * n, wrong
+            )
         if model != "mute":
             yield metric(t, model, "mcqa", scenario, "reference_acc", 90.0, 80.0, 96.0, n)
         if model in DISCRIMINATION:
@@ -168,11 +182,21 @@ def open_metrics(t, model):
 
 def by_turn(t, model, scenario):
     """Two turns: the first as ``SHARES`` say, the second answers all."""
-    shares = {**dict.fromkeys(("asked", "invalid", "abstained", "correct", "wrong", "unreadable"), 0.0), **SHARES[model]}
+    shares = {
+        **dict.fromkeys(("asked", "invalid", "abstained", "correct", "wrong", "unreadable"), 0.0),
+        **SHARES[model],
+    }
     yield {"model": t(model), "mode": "mcqa", "scenario": scenario, "turn": 1, "alive": 20, **shares}
     if shares["asked"]:
         told = {**dict.fromkeys(shares, 0.0), "correct": 0.75, "wrong": 0.25}
-        yield {"model": t(model), "mode": "mcqa", "scenario": scenario, "turn": 2, "alive": round(20 * shares["asked"]), **told}
+        yield {
+            "model": t(model),
+            "mode": "mcqa",
+            "scenario": scenario,
+            "turn": 2,
+            "alive": round(20 * shares["asked"]),
+            **told,
+        }
 
 
 def curve(t, model, scenario):
@@ -228,6 +252,8 @@ def proactive_run(t=lambda text: text, run_id=RUN):
          "started": run["run"]["created"], "seconds": 2.0, "failed_items": 0, "rows": {}, "error": None}
         for step in steps()
     ]  # fmt: skip
-    run["models"] = [{**run["models"][0], "model": t("tiny"), "note": t("trained by this project, far below a published model")}]
+    run["models"] = [
+        {**run["models"][0], "model": t("tiny"), "note": t("trained by this project, far below a published model")}
+    ]
     run["messages"], run["llm_calls"] = [], []
     return run

@@ -35,25 +35,29 @@ MODES = {
 }
 """In the order of the page. Modes that have accuracies; others are told elsewhere."""
 WORDS = {
-    "asks_when_it_should": "asks when it should", "asks_always": "asks always", "asks": "asks; not known whether it stops",
+    "asks_when_it_should": "asks when it should", "asks_always": "asks always", "asks_regardless": "asks whatever it sees",
+    "asks": "asks; not known whether it stops",
     "asks_in_vain": "asks for what does not help", "abstains": "abstains", "guesses": "guesses", "knows_at_once": "answers right at once",
     "unreadable": "unreadable", "mixed": "mixed", "too_few": "too few episodes",
 }  # fmt: skip
 GOOD = ("asks_when_it_should",)
-BAD = ("guesses", "asks_always", "asks_in_vain", "unreadable")
+BAD = ("guesses", "asks_always", "asks_regardless", "asks_in_vain", "unreadable")
 MEASURES = {
-    "acc": "percent of episodes that ended with the right category",
-    "psr": "requests that were met, an episode",
-    "first_turn_acc": "right category named at the first picture, where it should not be possible",
-    "exhausted": "percent of episodes that used up all turns",
-    "discrimination": "points by which it asks more at the first picture than at the most telling one",
-    "reference_acc": "accuracy with the clear picture and categories only: what it could reach",
-    "gap": "clear picture minus accuracy",
-    "ps": "percent of answers with a helpful request",
-    "cc": "percent of answers with the right category (by construction none in ROD and MVP-N)",
-    "agg": "percent with one of both",
+    "exhausted": "episodes that used up all turns",
     "success_per_request": "episodes that ended right after a request was met, a hundred requests",
-}
+    "first_turn_acc": "right category named at the first picture, where it should not be possible",
+    "first_asked": "first turns that ask", "first_abstained": "first turns that abstain", "first_predicted": "first turns that name a category",
+    "first_unreadable": "first turns that name nothing shown",
+    "asked": "turns that ask", "asked_valid": "turns that ask for what helps", "asked_invalid": "turns that ask for what does not help",
+    "abstained": "turns that abstain", "predicted": "turns that name a category", "predicted_right": "turns that name the right one",
+    "predicted_wrong": "turns that name a wrong one", "unreadable": "turns that name nothing shown",
+    "discrimination": "points by which it asks more at the first picture than at the most telling one",
+    "asked_at_first": "asks at the first picture", "asked_at_last": "asks at the most telling one",
+    "reference_acc": "accuracy with the most telling picture and categories only: what it could reach", "gap": "points that this lies above accuracy",
+    "ps": "answers with a helpful request", "cc": "answers with the right category", "agg": "answers with one of both",
+    "judge_failed": "answers that the judge's reply could not be read of",
+}  # fmt: skip
+"""In percent where nothing else is said."""
 MOST_MEASURES = 400
 MOST_OPEN = 12
 
@@ -107,7 +111,8 @@ def collect(read: Reader, request: Request) -> Found | None:
     statements = (BOARD, ASKING, MEASURED, SAMPLES, PLAYED, JUDGED, SMALL)
     rows = [read(sql, of_run).to_pylist() for sql in statements]
     sweep = Sweep.of(read(VARIANTS, of_run).to_pylist())
-    found = Found(sweep, *rows, read(OPEN, {**of_run, "most": MOST_OPEN}).to_pylist())
+    rows.append(read(OPEN, {**of_run, "most": MOST_OPEN}).to_pylist())
+    found = Found(sweep, *rows)
     return found if found.board or found.samples or found.played else None
 
 
@@ -172,7 +177,12 @@ def board(rows: Sequence[Row]) -> Row:
         lines.append({**place, "cells": {r["scenario"]: r for r in own}})
     lines.sort(key=lambda line: -max((_height(line["cells"][n]) for n in names[:1] if n in line["cells"]), default=-1))
     steps = len({line["step"] for line in lines}) > 1
-    return {"columns": columns, "lines": lines, "steps": steps, "chance": {name: _chance(rows, name) for name in columns}}
+    return {
+        "columns": columns,
+        "lines": lines,
+        "steps": steps,
+        "chance": {name: _chance(rows, name) for name in columns},
+    }
 
 
 def _chance(rows: Sequence[Row], scenario: str) -> Row | None:

@@ -21,7 +21,11 @@ TABLES = frozenset(["pb_by_turn", "pb_curves", "pb_compared"])
 KEYS = ("setting", "step", "model")
 MOST_FIGURES = 12
 MOST_TURNS = 14
-LOWER_IS = {"psr": "requests an episode", "acc": "points of accuracy", "discrimination": "points more at the first picture"}
+COMPARED_AS = {
+    "psr": "requests an episode",
+    "acc": "points of accuracy",
+    "discrimination": "points more at the first picture",
+}
 
 TURNS = """
 SELECT variant, step, model, mode, scenario, turn, alive, asked, invalid, abstained, correct, wrong, unreadable,
@@ -56,7 +60,7 @@ def parts(found: Found) -> list[Part]:
     once = found.sweep.once
     if found.compared:
         tables = list(comparisons(once(found.compared, ("step", "model", "other", "mode"))))
-        made.append(Part("proactive-compared", "Side by side on the same samples", "proactive_compared.html.jinja", {"tables": tables, "what": LOWER_IS}))  # fmt: skip
+        made.append(Part("proactive-compared", "Side by side on the same samples", "proactive_compared.html.jinja", {"tables": tables, "what": COMPARED_AS}))  # fmt: skip
     if found.curves:
         drawn = list(ways(once(found.curves, ("step", "model"))))
         made.append(Part("proactive-curves", "Does it ask when it would be wrong?", "proactive_curves.html.jinja", _most(drawn)))  # fmt: skip
@@ -93,7 +97,9 @@ def ways(rows: Sequence[Row]) -> Iterator[Row]:
 
 def comparisons(rows: Sequence[Row]) -> Iterator[Row]:
     """A table a pair of models and mode: the means first, each with the word that its interval allows."""
-    order = sorted(rows, key=lambda r: (*(r[k] for k in (*KEYS, "other", "mode")), scenario_place(r["scenario"]), r["metric"]))
+    order = sorted(
+        rows, key=lambda r: (*(r[k] for k in (*KEYS, "other", "mode")), scenario_place(r["scenario"]), r["metric"])
+    )
     for place, own in grouped(order, (*KEYS, "other", "mode")):
         yield {**place, "title": MODES.get(place["mode"], place["mode"]), "rows": [{**r, "word": word(r)} for r in own]}
 

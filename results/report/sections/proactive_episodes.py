@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from results.report.page import Part, Request, Section
@@ -116,7 +117,7 @@ def strip(row: Row) -> Row:
     """One episode with what all its turns share; ``gaps``: turns before which some are left out, with how many."""
     turns = row["turns"]
     first = turns[0] if turns else {}
-    gaps = {b["turn"]: b["turn"] - a["turn"] - 1 for a, b in zip(turns, turns[1:], strict=False) if b["turn"] > a["turn"] + 1}  # fmt: skip
+    gaps = {b["turn"]: b["turn"] - a["turn"] - 1 for a, b in pairwise(turns) if b["turn"] > a["turn"] + 1}  # fmt: skip
     return {**row, "question": first.get("question"), "truth": first.get("truth"), "gaps": gaps, "pictures": any(t["data"] for t in turns)}  # fmt: skip
 
 
