@@ -169,6 +169,23 @@ def write_release(root: Path, records: Sequence[Record]) -> Path:
     return root
 
 
+def numbers_of(samples: ProactiveSamples) -> dict[str, int]:
+    """The number of each picture, by its file."""
+    uris = [uri for row in samples.samples.to_pylist() for uri in row["uris"]]
+    return {uri: number for number, uri in enumerate(uris)}
+
+
+def alone(case: Any, policy: Policy, numbers: dict[str, int]) -> tuple[list[tuple[str, int]], str, bool]:
+    """One episode stepped in its environment by the rule of a server: turns as (file, option), why it ended, success."""
+    env, turns = case.env.clone(), []
+    observation, info = env.reset()
+    while observation is not None:
+        index = int(policy(Look((numbers[observation.frame.uri],), (), observation.options, "", (), 0)))
+        turns.append((observation.frame.uri, index))
+        observation, _, _, _, info = env.step(index)
+    return turns, info["stop_reason"], info["success"]
+
+
 @contextlib.contextmanager
 def playing(folder: Path, policy: Policy, **options: Any) -> Iterator[tuple[Any, Player, FaultServer]]:
     """A chat model at a server that plays by ``policy``."""

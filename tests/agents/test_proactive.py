@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from proactive_server import Look, asks, make_samples, playing, scrambled
+from proactive_server import alone, asks, make_samples, numbers_of, playing, scrambled
 
 from agents.proactive_steps import evaluate
 from runner.errors import DataError, StepError
@@ -19,23 +19,6 @@ sys.path.append(str(Path(__file__).parents[1] / "nodes/proactive"))
 from material import NAMES, record
 
 EVERY = [record(scenario, number, n=5) for scenario in SCENARIOS for number in (1, 2)]
-
-
-def alone(case, policy, numbers, *, options=None):
-    """One episode stepped in the environment, by the rule of the server: turns as (uri, option), reason, success."""
-    env, turns = case.env.clone(), []
-    observation, _ = env.reset()
-    while observation is not None:
-        seen = Look((numbers[observation.frame.uri],), (), observation.options, "", (), 0)
-        index = policy(seen)
-        turns.append((observation.frame.uri, index))
-        observation, _, _, _, info = env.step(index)
-    return turns, info["stop_reason"], info["success"]
-
-
-def numbers_of(samples):
-    uris = [uri for row in samples.samples.to_pylist() for uri in row["uris"]]
-    return {uri: number for number, uri in enumerate(uris)}
 
 
 async def test_lock_step_gives_what_single_episodes_give_and_asks_every_state_once(ctx, tmp_path):
