@@ -6,10 +6,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from runner.nodes.proactive.making.material import Drawn, Stand
-from runner.nodes.proactive.making.strokes import Stroke, ink, rotated
+from runner.nodes.proactive.making.strokes import Stroke, ink, length, rotated
 
-FIRST = 0.1
-"""Share of the ink on the first frame. Whole paths would tell the icon at once: lines are cut by their length."""
+FIRST = 4.0
+"""Length of the line on the first frame, in units of the canvas: the same for all, and no more than a tenth of the ink. Whole paths would
+tell the icon at once, and shares how much there is to come."""
 CANVAS = 24.0
 FINER = 3
 """Drawn larger by this and made smaller, for smooth lines."""
@@ -21,7 +22,8 @@ def sketched(stand: Stand, noun: str) -> Drawn:
     icon = stand.pick(stand.icons[noun])
     lines = _penned(stand, icon.strokes)
     count = int(stand.draw.integers(4, 7))
-    shares = [float(share) for share in np.linspace(FIRST, 1, count)]
+    first = min(FIRST / sum(length(line) for line in icon.strokes), 0.1)
+    shares = [float(share) for share in np.linspace(first, 1, count)]
     paper, pen = (int(v) for v in stand.draw.integers((235, 0), (256, 50)))
     frames = [_page(ink(lines, share), stand.size, paper, pen) for share in shares]
     spoken = stand.wording["QD"]
@@ -34,13 +36,13 @@ def sketched(stand: Stand, noun: str) -> Drawn:
 
 def _penned(stand: Stand, strokes: list[Stroke]) -> list[Stroke]:
     """The strokes as one hand draws them, in shares of the side."""
-    angle, scale = np.deg2rad(stand.between(-15, 15)), stand.between(0.62, 0.85)
+    angle, scale = np.deg2rad(stand.between(-20, 20)), stand.between(0.5, 0.85)
     turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * [
         1 if stand.coin() else -1,
         1,
     ]
     room = (1 - scale) / 2
-    shift = 0.5 + np.asarray([stand.between(-room, room), stand.between(-room, room)]) * 0.7
+    shift = 0.5 + np.asarray([stand.between(-room, room), stand.between(-room, room)])
     found = []
     for place in stand.draw.permutation(len(strokes)):
         line = rotated(strokes[int(place)], float(stand.draw.random()))
