@@ -163,6 +163,7 @@ def play(spec: CompiledSpec, terminal: Terminal) -> RunOutcome:
         while outcome.exit_code == EXIT_WAITING:
             answers = _answers(outcome, terminal)
             if answers is None:
+                terminal.say("what was said is kept: the same command goes on")
                 return outcome
             outcome = resume_run(workspace, outcome.run_id, answers, sink=Quiet())
         return outcome
