@@ -1,0 +1,123 @@
+"""Ratios by sample, their intervals, means over scenarios, paired differences."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.nodes.intervals import wilson_interval
+from runner.nodes.proactive.metrics import (
+    Ratio,
+    accuracy,
+    difference,
+    discrimination,
+    estimates,
+    macro,
+    macro_estimate,
+    mean_of,
+    proactive_rate,
+    success_per_request,
+)
+
+ALONE = np.arange(40)
+
+
+def one(ratio, group=None, **settings):
+    return estimates([ratio], np.arange(len(ratio.above)) if group is None else np.asarray(group), **settings)[0]
+
+
+def test_values_by_hand():
+    assert accuracy([True, False, True, True]) == 75.0
+    assert proactive_rate([1, 4, 2, 1]) == 1.0
+    assert macro({"ROD": 10.0, "QD": 30.0, "COCO": float("nan")}) == 20.0
+    assert one(discrimination([1.0, 0.5, 1.0], [0.0, 0.5, 0.25])).value == pytest.approx(100 * 1.75 / 3)
+    assert one(success_per_request([1, 1, 0, 1], [0, 2, 3, 1])).value == pytest.approx(100 * 2 / 6)
+    assert one(mean_of([2.0, np.nan, 4.0], 1.0, share=False)).value == 3.0
+
+
+def test_nothing_to_count_has_no_value():
+    assert np.isnan([accuracy([]), proactive_rate([]), macro({}), macro_estimate([]).value]).all()
+    assert np.isnan(one(mean_of([]))[:3]).all()
+    assert np.isnan(one(mean_of([np.nan, np.nan]))[:3]).all()
+
+
+def test_shares_of_samples_that_stand_alone_have_wilsons_interval():
+    found = one(mean_of(ALONE < 13))
+    low, high = wilson_interval(13, 40)
+    assert (found.low, found.high) == pytest.approx((100 * float(low), 100 * float(high)))
+
+
+def test_wilson_counts_groups_where_all_or_none_are_right():
+    """Ten drawings of four samples: certainty comes from ten, not from forty."""
+    group = ALONE // 4
+    assert one(mean_of(np.zeros(40)), group).high == pytest.approx(100 * float(wilson_interval(0, 10)[1]))
+    assert one(Ratio(np.full(40, 3.0), np.full(40, 3.0)), group).low == pytest.approx(100 * float(wilson_interval(10, 10)[0]))  # fmt: skip
+
+
+@given(st.integers(0, 10**6), st.integers(4, 30))
+def test_bootstrap_of_groups_has_the_spread_of_group_means(seed, groups):
+    """For groups of one size the variance of the resampled mean is that of the group means over their number."""
+    values = np.random.default_rng(seed).gamma(2.0, 1.0, (groups, 3))
+    found = one(mean_of(values.ravel(), 1.0, share=False), np.repeat(np.arange(groups), 3), draws=4000)
+    assert found.value == pytest.approx(values.mean())
+    assert found.draws.std() == pytest.approx(values.mean(1).std() / np.sqrt(groups), rel=0.08)
+    assert found.low <= found.value <= found.high
+
+
+def test_one_group_alone_has_no_interval():
+    found = one(mean_of(np.arange(6.0), 1.0, share=False), np.zeros(6, np.int64))
+    assert found.value == 2.5
+    assert np.isnan([found.low, found.high]).all()
+
+
+def test_the_same_seed_draws_the_same_and_ratios_share_their_draws():
+    values = np.random.default_rng(1).random(40)
+    first, second = (mean_of(v, 1.0, share=False) for v in (values, 1 - values))
+    a, b = estimates([first, second], ALONE, seed=(3, 4))
+    assert (a.draws + b.draws == pytest.approx(1)) and (one(first, seed=(3, 4)).draws == a.draws).all()
+    assert (one(first, seed=(3, 5)).draws != a.draws).any()
+
+
+def test_paired_differences_see_what_both_have_in_common():
+    values = np.random.default_rng(2).normal(0, 10, 40)
+    first, second = (mean_of(v, 1.0, share=False) for v in (values + 1, values))
+    found = difference(first, second, ALONE)
+    assert (found.value, found.low, found.high) == pytest.approx((1, 1, 1))
+    wide = difference(first, mean_of(values[::-1], 1.0, share=False), ALONE)
+    assert wide.high - wide.low > 3
+    assert difference(first, first, ALONE)[:3] == (0, 0, 0)
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=20), min_size=1, max_size=7), st.integers(1, 5))
+def test_the_mean_over_scenarios_does_not_hang_on_their_sizes(scenarios, times):
+    once = macro_estimate([one(mean_of(np.array(s)), draws=50) for s in scenarios])
+    more = macro_estimate([one(mean_of(np.array(s * (times if i == 0 else 1))), draws=50) for i, s in enumerate(scenarios)])  # fmt: skip
+    expected = 100 * sum(sum(s) / len(s) for s in scenarios) / len(scenarios)
+    assert once.value == pytest.approx(expected)
+    assert more.value == pytest.approx(expected)
+
+
+def test_limits_are_joined_where_draws_have_no_width():
+    parts = [one(mean_of(np.zeros(n))) for n in (10, 40)]
+    tops = [100 * 3.8416 / (n + 3.8416) for n in (10, 40)]  # Wilson's upper limit of 0 of n
+    found = macro_estimate(parts)
+    assert (found.low, found.value) == (0, 0)
+    assert found.high == pytest.approx(np.hypot(*tops) / 2, rel=1e-3)
+
+
+def test_the_mean_has_no_interval_where_a_scenario_has_none():
+    found = macro_estimate([one(mean_of(ALONE < 3)), one(mean_of([0.5]))])
+    assert found.value == pytest.approx((7.5 + 50) / 2)
+    assert np.isnan([found.low, found.high]).all()
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    """Thirty drawings of three samples that share half of their luck."""
+    rng, held, trials = np.random.default_rng(5), 0, 300
+    group = np.repeat(np.arange(30), 3)
+    for trial in range(trials):
+        luck = rng.random(30)[group]
+        success = np.where(rng.random(90) < 0.5, luck, rng.random(90)) < 0.3
+        found = one(mean_of(success), group, draws=400, seed=(trial,))
+        held += found.low <= 30 <= found.high
+    assert 0.88 <= held / trials <= 0.99
