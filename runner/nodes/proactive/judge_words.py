@@ -45,10 +45,10 @@ class Words:
 @functools.cache
 def judge_words() -> Words:
     """The packaged words."""
-    import yaml
+    from runner.spec.yaml12 import Yaml12Loader  # `no` is a word here
 
     text = resources.files("runner.nodes.proactive").joinpath("judge_words.yaml").read_text("utf8")
-    data: dict[str, Any] = yaml.safe_load(text)
+    data: dict[str, Any] = Yaml12Loader(text).get_single_data()
     return Words(
         _group(data["negators"]), _group(data["breakers"]),
         {name: _patterns(patterns) for name, patterns in data["ideas"].items()},

@@ -1,6 +1,9 @@
 """Replies of judges, lists of ideas, and the judge of rules."""
 
+import json
 import re
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -157,6 +160,18 @@ def test_names_that_look_like_slots_are_names():
 ])  # fmt: skip
 def test_rules_give_bits_as_a_person_does(scenario, answer, bits):
     assert rule_bits(answer, references(record(scenario), TEXTS)) == bits
+
+
+def test_rules_against_answers_labelled_by_hand():
+    """After ``revised`` the words were revised, and know all of it; ``unseen`` was written afterwards and changed nothing."""
+    answers = json.loads(Path(__file__).with_name("judge_answers.json").read_text())
+    told = {
+        name: [(bit, want) for scenario, answer, wanted in rows for bit, want in zip(rule_bits(answer, references(record(scenario), TEXTS)), wanted, strict=True)]
+        for name, rows in answers.items()
+    }  # fmt: skip
+    assert len(told["revised"]) == 101 and all(bit == want for bit, want in told["revised"])
+    counted = Counter(told["unseen"])
+    assert counted[0, 1] <= 4 and counted[1, 0] == 0 and counted[1, 1] >= 11
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
