@@ -83,7 +83,7 @@ class OptionViews:
         images = self._pictures.images(view.place for view in views)
         hashes = {place: _sha1(image) for place, image in images.items() if not isinstance(image, UnreadableImage)}
         found: dict[View, Told | UnreadableImage] = {}
-        left = list[tuple[View, str, Image]]()
+        left: list[tuple[View, str, Image]] = []
         for view in views:
             image = images[view.place]
             if isinstance(image, UnreadableImage):

@@ -130,14 +130,13 @@ def exact(
     seed: Seed = None,
 ) -> ProactiveEpisodes:
     """Expected values of a model that draws among the options by their likelihood: every view is asked about once, nothing is drawn."""
-    from pathlib import Path
-
+    from runner.assets import resolve
     from runner.nodes.proactive.option_views import OptionViews
     from runner.nodes.proactive.samples import cases_of
     from runner.nodes.proactive.texts import load_texts
 
     drawn = ctx.seed if seed is None else seed
-    texts = load_texts(None if isinstance(hint, bool) else Path(str(hint)))
+    texts = load_texts(None if isinstance(hint, bool) else resolve(str(hint)))
     cases = cases_of(
         samples, scenarios=scenarios, split=split, limit=limit, seed=drawn, match="constrained", options=options,
         hint=bool(hint), texts=texts,

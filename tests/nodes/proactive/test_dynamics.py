@@ -6,11 +6,11 @@ from itertools import pairwise
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from material import record, records, sides
 
 from runner.nodes.proactive.dynamics import State, dynamics_of
 from runner.nodes.proactive.env import make_env, option_kind
 from runner.nodes.proactive.records import Record
+from tests.nodes.proactive.material import record, records, sides
 
 
 @given(st.sampled_from(["ROD", "VSOD"]).flatmap(records))

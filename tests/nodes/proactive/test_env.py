@@ -9,7 +9,6 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from material import NAMES, QUALITY, record, records
 
 from runner.errors import UsageError
 from runner.nodes.proactive.env import (
@@ -24,6 +23,7 @@ from runner.nodes.proactive.env import (
 )
 from runner.nodes.proactive.records import SCENARIOS, Record, is_abstention
 from runner.nodes.proactive.rendering import option_line
+from tests.nodes.proactive.material import NAMES, QUALITY, record, records
 
 MODES = st.sampled_from(["native", "foreign"])
 

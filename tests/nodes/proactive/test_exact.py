@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from material import record, records, sides
 
 from runner.nodes.proactive.env import Option, ProactiveEnv, State, make_env
 from runner.nodes.proactive.episodes import Case, play
 from runner.nodes.proactive.exact import KINDS, table_of, uniform_value, value
 from runner.nodes.proactive.policies import Name, scripted
 from runner.nodes.proactive.records import Record
+from tests.nodes.proactive.material import record, records, sides
 
 
 def chain(asks: list[int], shown: list[int], right: list[int]) -> tuple[float, float, float]:

@@ -3,13 +3,13 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from material import ABSTAIN, NAMES, record, records
 
 from runner.errors import UsageError
 from runner.nodes.proactive.env import Option, State, make_env
 from runner.nodes.proactive.episodes import Case, Episode, VectorProactiveEnv, play
 from runner.nodes.proactive.policies import exact_episodes, scripted
 from runner.nodes.proactive.records import SCENARIOS, Record
+from tests.nodes.proactive.material import ABSTAIN, NAMES, record, records
 
 
 def cases(*some: Record, **settings: object) -> list[Case]:

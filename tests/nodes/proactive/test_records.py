@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from material import ABSTAIN, published, record, records
 
 from runner.errors import DataError
 from runner.nodes.proactive.records import (
@@ -18,6 +17,7 @@ from runner.nodes.proactive.records import (
     parse_record,
     record_json,
 )
+from tests.nodes.proactive.material import ABSTAIN, published, record, records
 
 LEFT = "Move the camera to the left."
 
