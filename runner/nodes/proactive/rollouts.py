@@ -170,6 +170,7 @@ class Policy:
     def __init__(self, turns: Turns, temperature: float) -> None:
         self.turns, self.temperature = turns, temperature
         self._parts, self._network = turns.learner.parts, turns.learner.network
+        self._never = torch.tensor(turns.writer.pictures, dtype=torch.int64, device=turns.loaded.device)
 
     def states(self, rows: Sequence[tuple[Situation, Tokens]]) -> Tensor:
         """Hidden states (K, D) of which the tokens of answers are predicted, row by row, in the caller's gradient mode."""
@@ -179,9 +180,9 @@ class Policy:
         return found[asked]
 
     def log_probs(self, states: Tensor) -> Tensor:
-        """Log-probabilities (K, V) of states (K, D), float32."""
-        logits = logits_of(self._parts.lm_head, self._parts.config, states).float()
-        return (logits / self.temperature).log_softmax(-1)
+        """Log-probabilities (K, V) of states (K, D), float32; the signs of pictures are no answer."""
+        logits = logits_of(self._parts.lm_head, self._parts.config, states).float() / self.temperature
+        return logits.index_fill(1, self._never, -torch.inf).log_softmax(-1)
 
     def likelihoods(self, drawn: Sequence[tuple[Situation, Tokens]]) -> Likelihoods:
         """Of answers in their turns, in the caller's gradient mode. Answers that share turn and all but their last token share a row."""
@@ -208,7 +209,7 @@ class Policy:
     def _told(self, states: Tensor, table: Tensor) -> Tensor:
         """Log-probability of each token of ``table`` (K, W), then the entropy: (K, W + 1)."""
         log_p = self.log_probs(states)
-        return torch.cat([log_p.gather(1, table), entropy(log_p)[:, None]], 1)
+        return torch.cat([log_p.gather(1, table), entropy(log_p.detach())[:, None]], 1)
 
 
 def _columns(rows: Sequence[int]) -> list[int]:
@@ -223,7 +224,7 @@ def _columns(rows: Sequence[int]) -> list[int]:
 
 def entropy(log_p: Tensor) -> Tensor:
     """Nats of each row: (K, V) -> (K,)."""
-    return -(log_p.exp() * log_p).sum(-1)
+    return torch.special.entr(log_p.exp()).sum(-1)
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
@@ -309,7 +310,7 @@ class Generated:
 
         return GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=self._most, do_sample=True, temperature=self._policy.temperature, top_k=0, top_p=1.0,
-            eos_token_id=self._ends, pad_token_id=min(self._ends, default=0),
+            eos_token_id=self._ends, pad_token_id=min(self._ends, default=0), suppress_tokens=self._policy.turns.writer.pictures,
         )  # fmt: skip
 
 

@@ -6,19 +6,27 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from results.tables import arrow_table
 from runner.artifacts.proactive import ProactiveSamples
+from runner.context import local_context
+from runner.models.lvlm.loading import Lvlm
 from runner.models.lvlm.tiny import TEMPLATE
-from runner.nodes.proactive.env import make_env
+from runner.nodes.finetuning.specs import Lora, Optim
+from runner.nodes.finetuning.steps import finetune
+from runner.nodes.proactive.env import make_env, option_kind
+from runner.nodes.proactive.grpo_specs import GrpoSpec, RewardSpec
+from runner.nodes.proactive.likelihood import option_probabilities
+from runner.nodes.proactive.pictures import FramePictures, place_of
 from runner.nodes.proactive.records import parse_record
 from runner.nodes.proactive.rendering import render
-from runner.nodes.proactive.samples import sample_row
+from runner.nodes.proactive.samples import cases_of, sample_row
+from runner.nodes.proactive.training_steps import conversations, train
 
-COLOURS = {
+COLOURS: dict[str, tuple[int, int, int]] = {
     "Red": (220, 30, 30), "Green": (30, 200, 30), "Blue": (30, 30, 220), "Yellow": (220, 220, 30), "White": (245, 245, 245),
     "Black": (10, 10, 10),
 }  # fmt: skip
@@ -32,14 +40,14 @@ def samples(folder: Path, count: int = 64, *, split: str = "train", seed: int = 
     """``count`` squares of QuickDraw's dynamics with two frames: grey, then coloured. Four samples show the same options in the same
     order, each with another of them behind the grey: before it is uncovered, nothing tells which."""
     folder.mkdir(parents=True, exist_ok=True)
-    chance, rows, shown, asked = random.Random(seed), [], [""], [""]
+    chance, rows, shown, requests = random.Random(seed), [], [""], [""]
     for number in range(count):
         if number % 4 == 0:
-            shown, asked = chance.sample(list(COLOURS), 4), chance.sample([ASK, ABSTAIN], 2)
+            shown, requests = chance.sample(list(COLOURS), 4), chance.sample([ASK, ABSTAIN], 2)
         colour = shown[number % 4]
         data = {
             "id": number, "image_template": f"{number}-{{image}}.png", "first_image": 0, "num_images": 2, "reference_image": 1,
-            "prompt": "Which colour?", "options": asked, "categories": [f"{name}." for name in shown], "answer": f"{colour}.",
+            "prompt": "Which colour?", "options": requests, "categories": [f"{name}." for name in shown], "answer": f"{colour}.",
         }  # fmt: skip
         for frame, pixels in enumerate((GREY, COLOURS[colour])):
             Image.new("RGB", (SIDE, SIDE), pixels).save(folder / f"{number}-{frame:04d}.png")
@@ -94,7 +102,72 @@ def _tokenizer(lines: Sequence[str]) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=512, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator([*lines, "user assistant"] * 4, trainer)
+    tokenizer.train_from_iterator(
+        [*lines, "user assistant", *(f"{name}." for name in COLOURS), ASK, ABSTAIN] * 4, trainer
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=END, pad_token="<|endoftext|>", additional_special_tokens=[PICTURE]
     )
+
+
+# --- a whole course --------------------------------------------------------------------------------------------------
+
+MIXTURE: dict[Any, float] = {"abstain": 0.75, "guess": 0.2, "ask": 0.05}
+
+
+def warmed(home: Path, made: ProactiveSamples, *, seed: int, steps: int, hidden: dict[Any, float] = MIXTURE) -> Lvlm:
+    """A model that has learnt to name the colours and, of hidden ones, the mixture."""
+    context = local_context(home, seed=seed)
+    start = Lvlm(make_model(home / "random", prompts(made), seed=seed), dtype="float32")
+    data = conversations(context, samples=made, form="text", hidden=hidden, eval_fraction=0.0)
+    optim = Optim(lr=3e-3, steps=steps, batch_size=32, precision="fp32", warmup_ratio=0.05)
+    found = finetune(context, model=start, data=data, train="full", label="warm", optim=optim)
+    return Lvlm(found.checkpoint, dtype="float32")
+
+
+def asked(
+    home: Path, model: Lvlm, made: ProactiveSamples, *, ask: float, seed: int, steps: int, lr: float
+) -> tuple[Lvlm, list[dict[str, Any]]]:
+    """The model after learning to ask, and the rows of its steps."""
+    spec = GrpoSpec(prompts_per_step=32, rollouts_per_prompt=8, steps=steps, lr=lr, precision="fp32")
+    lora, reward = Lora(r=16, alpha=32), RewardSpec(ask=ask)
+    found = train(
+        local_context(home, seed=seed), model=model, samples=made, label="asks", form="text", reward=reward, grpo=spec, lora=lora,
+        merge=True,
+    )  # fmt: skip
+    return Lvlm(found.checkpoint, dtype="float32"), found.steps.to_pylist()
+
+
+class Shares(NamedTuple):
+    """Mean probabilities: of asking and abstaining before, of asking and the right answer after the square is uncovered."""
+
+    hidden_ask: float
+    hidden_abstain: float
+    visible_ask: float
+    visible_correct: float
+
+    @property
+    def separate(self) -> bool:
+        """Asks where it cannot see and answers where it can."""
+        return self.hidden_ask > 0.8 and self.visible_correct > 0.8
+
+
+def shares_of(model: Lvlm, made: ProactiveSamples) -> Shares:
+    """Of the options' likelihoods as replies."""
+    found: dict[tuple[int, str], list[float]] = {}
+    cases = cases_of(made, split="train")
+    pictures = FramePictures(made.corpus)
+    states = [(case, state) for case in cases for state in case.env.ask_path()]
+    places = [place_of(case, state) for case, state in states]
+    images: Any = pictures.images(places)
+    shown = [case.env.shown(state) for case, state in states]
+    told = option_probabilities(
+        model.load(), [images[place] for place in places], [render(case.env.observation(state)) for case, state in states],
+        [[option.text for option in some] for some in shown], form="text", batch_size=32,
+    )  # fmt: skip
+    for (_, state), some, values in zip(states, shown, told, strict=True):
+        for kind in ("ask", "abstain", "category_true"):
+            parts = [v for option, v in zip(some, values, strict=True) if option_kind(option).startswith(kind)]
+            found.setdefault((state.turn, kind), []).append(float(sum(parts)))
+    mean = {key: sum(values) / len(values) for key, values in found.items()}
+    return Shares(mean[0, "ask"], mean[0, "abstain"], mean[1, "ask"], mean[1, "category_true"])
