@@ -28,15 +28,19 @@ def test_only_what_the_user_brings_is_missing(tmp_path, name):
 BROUGHT = {
     "sith": ("conceptnet", "image_mean", "waterbirds", "visu"),
     "sith_task": ("root", "conceptnet", "image_mean"),
+    "proactive": ("root", "kept"),
+    "proactive_train": ("model", "train", "root", "kept"),
     "sem": ("sae", "fairface", "utkface", "celeba", "waterbirds"),
 }
 
 
 @pytest.mark.parametrize("name", BROUGHT)
-def test_only_files_that_the_user_brings_are_missing_of_clip_specs(tmp_path, name):
+def test_only_files_that_the_user_brings_are_missing(tmp_path, name):
     given = [f"{what}={tmp_path / what}" for what in BROUGHT[name]]
     for what in BROUGHT[name]:
-        (tmp_path / what).mkdir() if what not in ("conceptnet", "image_mean", "sae") else (tmp_path / what).touch()
+        (tmp_path / what).mkdir() if what not in ("conceptnet", "image_mean", "sae", "kept") else (tmp_path / what).touch()
+        if what == "root" and name.startswith("proactive"):
+            (tmp_path / what / "QuickDraw_preprocessed.jsonl").touch()
     options = [part for text in given for part in ("--set", text)]
     command = [sys.executable, "-m", "runner", "validate", f"specs/full/{name}.yaml", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
