@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests/agents"), str(ROOT / "tests/chat"), str(ROOT / "tests/nodes/proactive")]
 
@@ -53,6 +55,7 @@ def rows(folder: Path, query: str) -> list[dict[str, Any]]:
     return ResultsStore(folder / "out/results.duckdb").query(query).to_pylist()
 
 
+@pytest.mark.large
 def test_a_run_killed_in_the_middle_of_episodes_goes_on_with_the_questions_that_are_missing(tmp_path: Path) -> None:
     write_release(tmp_path / "test", RECORDS)
     player = Player(scrambled, seconds=0.1)
