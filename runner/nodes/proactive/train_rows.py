@@ -25,6 +25,7 @@ from runner.nodes.proactive.records import Record, actions_named, frame_uri, is_
 TEXTS = ("prompt", "ground_truth", "proactive_actions", "options")
 _BATCH_ROWS = 64
 _LETTERED = re.compile(r"^\s*[A-Z]\.\s+(.+?)\s*$", re.MULTILINE)
+_DRAWING = re.compile(r"\b(?:details?|improve|drawing|sketch|strokes?|quickdraw|draw)\b", re.IGNORECASE)
 _OPPOSED = ({"left", "right"}, {"up", "down"})
 _WITHDRAWN = "Move the camera to the left."
 """A request that the environment never shows here: a record must name one."""
@@ -41,8 +42,12 @@ class Turn(NamedTuple):
 
     @property
     def scenario(self) -> str:
-        """COCO where an option moves the camera or steps back, else QuickDraw: the two scenarios that are trained on."""
-        return "COCO" if any(_moves(option) for option in self.shown) else "QD"
+        """QuickDraw where a request is about the drawing, else COCO: the two that are trained on. A turn without any request is of COCO,
+        whose requests vanish once everything is seen; those of QuickDraw stay."""
+        if any(_moves(option) for option in self.shown):
+            return "COCO"
+        asked = any(_DRAWING.search(o) for o in self.shown if o != self.answer and not is_abstention(o))
+        return "QD" if self.asks or asked else "COCO"
 
 
 class Placed(NamedTuple):
@@ -235,9 +240,6 @@ def record_of_turn(turn: Turn, name: str, picture: str, size: tuple[int, int]) -
         if helps and {*turn.asks} != {*asking}:
             raise DataError("some requests help and some do not")
     return parse_record(turn.scenario, data)
-
-
-_DRAWING = re.compile(r"\b(?:details?|drawing|sketch|strokes?|quickdraw|draw)\b", re.IGNORECASE)
 
 
 def _asking(turn: Turn) -> list[str]:
