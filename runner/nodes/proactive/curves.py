@@ -63,8 +63,8 @@ def stretch_of(place: Values) -> Numbers:
 
 
 def frames_asked(turns: Turns) -> Asked:
-    """Free turns whose place is known, with what a category would have been there. Turns with neither are left out."""
-    free = turns.taken(~turns.forced & ~np.isnan(turns.place) & ~np.isnan(turns.kinds[:, 0]))
+    """Free turns that showed a request and whose place is known, with what a category would have been there; others are left out."""
+    free = turns.taken(~turns.forced & turns.can_ask & ~np.isnan(turns.place) & ~np.isnan(turns.kinds[:, 0]))
     forced = turns.taken(turns.forced & ~np.isnan(turns.best))
     right = _forced_right(free, forced)
     known = ~np.isnan(right)

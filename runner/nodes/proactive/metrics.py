@@ -63,7 +63,7 @@ def macro(values: Mapping[str, float]) -> float:
 def discrimination(first: ArrayLike, last: ArrayLike) -> Ratio:
     """Percentage points by which it asks more at the first frame than at the most telling one.
 
-    ``first``, ``last`` [n]: probability or share of requests (helpful or not) at both ends of a sample's way, all options shown. 100: asks
+    ``first``, ``last`` [n]: probability or share of requests (helpful or not) at both ends of a sample's way, where requests are shown. 100: asks
     exactly where it should; 0: the frame makes no difference; uniform guessing is near 0.
     """
     difference = np.asarray(first, np.float64) - np.asarray(last, np.float64)

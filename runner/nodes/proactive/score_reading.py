@@ -25,7 +25,7 @@ class Turns(NamedTuple):
     """Turns [T] of episodes that are no failures: ``episode`` (row among them), ``turn`` from 1, ``forced``, ``place`` (NaN: not known), ``kinds``
     float64 [T, 6] (shares by ``KINDS``: one 1 where something was answered, probabilities where the model was asked for them),
     ``right`` (probability or fact that the right category was named, whether it counted or not), ``best`` (1 where the likeliest
-    category is the right one, a part of 1 where several are as likely; NaN: not known)."""
+    category is the right one, a part of 1 where several are as likely; NaN: not known), ``can_ask`` (a request was among the options)."""
 
     episode: Numbers
     turn: Numbers
@@ -34,6 +34,7 @@ class Turns(NamedTuple):
     kinds: Values
     right: Values
     best: Values
+    can_ask: np.ndarray[Any, np.dtype[np.bool_]]
 
     @property
     def asks(self) -> Values:
@@ -135,22 +136,30 @@ def numbers(column: pa.Array[Any] | pa.ChunkedArray[Any]) -> Values:
     return np.asarray(pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False), np.float64)
 
 
-def _turns(table: pa.Table, episodes: pa.Table, right: list[str]) -> Turns:
+def _turns(table: pa.Table, episodes: pa.Table, truth: list[str]) -> Turns:
     of = pc.index_in(table["episode_id"], value_set=episodes["episode_id"].combine_chunks())
     table, of = table.filter(of.is_valid()), of.filter(of.is_valid())
     episode = np.asarray(of, np.int64)
-    answer = np.array(right, object)[episode]
+    answer = np.array(truth, object)[episode]
     answered, probable = _answered(table, answer), _probable(table, answer)
     # What was answered counts; probabilities where nothing was, as in exact evaluations.
-    merged = tuple(np.where(np.isnan(first), second, first) for first, second in zip(answered, probable, strict=True))
+    kinds, right, best = (np.where(np.isnan(one), other, one) for one, other in zip(answered, probable, strict=True))
     return Turns(
-        episode, np.asarray(numbers(table["turn"]), np.int64), numbers(table["forced"]) == 1, numbers(table["place"]), *merged
+        episode, np.asarray(numbers(table["turn"]), np.int64), numbers(table["forced"]) == 1, numbers(table["place"]), kinds, right, best, _can_ask(table)
     )  # fmt: skip
 
 
+def _can_ask(table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether a request was shown, helpful or not [T]."""
+    size = np.asarray(pc.fill_null(pc.list_value_length(table["option_kinds"]), 0), np.int64)
+    requests = pc.is_in(pc.list_flatten(table["option_kinds"]), value_set=pa.array(KINDS[:2]))
+    row = np.repeat(np.arange(len(table)), size)
+    return np.bincount(row[np.asarray(requests, bool)], minlength=len(table)) > 0
+
+
 def _answered(table: pa.Table, answer: np.ndarray[Any, Any]) -> tuple[Values, Values, Values]:
-    """Kinds, right and best of turns with an answer; NaN elsewhere."""
-    said = np.asarray(table["match_kind"].is_valid())
+    """Kinds, right and best of turns with an answer to a list of options; NaN elsewhere."""
+    said = np.asarray(table["match_kind"].is_valid()) & np.asarray(table["options"].is_valid())
     code = pc.index_in(table["matched_kind"], value_set=pa.array(KINDS)).fill_null(len(KINDS) - 1)
     kinds = np.where(said[:, None], np.eye(len(KINDS))[np.asarray(code, np.int64)], np.nan)
     index = np.nan_to_num(numbers(table["matched_index"]), nan=-1).astype(np.int64)

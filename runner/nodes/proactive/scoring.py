@@ -65,7 +65,8 @@ def _means(values: Values, of: Numbers, size: int) -> Values:
 
 def episode_columns(entry: Entry) -> dict[str, Values]:
     """All that metrics need, by episode [E]: its own columns, ``after`` (success after a request), ``kind_i`` (turns of each kind), ``first_i`` (what
-    the first turn came down to), ``ask_first``, ``ask_last`` (requests at both ends of the way; NaN where it has one frame)."""
+    the first turn came down to), ``ask_first``, ``ask_last`` (requests at both ends of the way; NaN where it has one frame, or
+    shows no request there: a growing crop withdraws them all at its last view)."""
     size, turns = len(entry.scenario), entry.turns.taken(~entry.turns.forced)
     columns = dict(entry.columns)
     at_first = np.full((size, len(KINDS)), np.nan)
@@ -86,7 +87,7 @@ def episode_columns(entry: Entry) -> dict[str, Values]:
     np.minimum.at(low, turns.episode, turns.turn)
     np.maximum.at(high, turns.episode, turns.turn)
     for name, end in (("ask_first", low), ("ask_last", high)):
-        there = (turns.turn == end[turns.episode]) & (low < high)[turns.episode]
+        there = (turns.turn == end[turns.episode]) & (low < high)[turns.episode] & turns.can_ask
         columns[name] = np.full(size, np.nan)
         columns[name][turns.episode[there]] = turns.asks[there]
     return columns

@@ -99,5 +99,6 @@ def _ordered(by_kind: Values) -> list[float]:
 
 
 def _asks(env: ProactiveEnv, state: State) -> float:
+    """Share of requests among the options; NaN where none is shown."""
     shown = env.shown(state)
-    return sum(option.kind == "ask" for option in shown) / len(shown)
+    return sum(option.kind == "ask" for option in shown) / len(shown) or float("nan")

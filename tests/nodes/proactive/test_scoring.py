@@ -72,7 +72,8 @@ def test_an_exact_evaluation_of_uniform_guessing_equals_what_stands_beside_it(sc
     for scenario in (*SCENARIOS, "macro"):
         mine, beside = (values(scores, "exact uniform", "exact", scenario, c) for c in ("value", "uniform"))
         known = {name for name, value in beside.items() if value is not None}
-        assert {"acc", "psr", "discrimination", "first_turn_acc", "success_per_request"} <= known
+        assert {"acc", "psr", "asked_at_first", "first_turn_acc", "success_per_request"} <= known
+        assert ("discrimination" in known) == (scenario != "COCO")
         assert {name: mine[name] for name in known} == pytest.approx({name: beside[name] for name in known}, abs=1e-9)
     first = {row["scenario"]: row for row in scores.by_turn.to_pylist()}["ROD"]
     assert (first["turn"], first["alive"], first["asked"], first["wrong"]) == (1, 4, pytest.approx(2 / 7), pytest.approx(4 / 7))  # fmt: skip
@@ -153,6 +154,17 @@ def test_asking_by_place_from_frames(score):
     blind = score(of, on_every_frame(of, lambda place: False, lambda place: False))
     assert values(blind, "frames", "frames")["discrimination"] == 0
     assert {r["under_asking"] for r in blind.curves.to_pylist()} == {1}
+
+
+def test_who_always_asks_tells_nothing_apart(score):
+    """Also where the most telling view shows no request any more: there nothing is measured."""
+    of = samples(count=2, n=4)
+    scores = score(of, on_every_frame(of, lambda place: True, lambda place: True))
+    found = {name: values(scores, "frames", "frames", name)["discrimination"] for name in (*SCENARIOS, "macro")}
+    assert found == dict.fromkeys(found, 0) | {"COCO": None}
+    curves = [row for row in scores.curves.to_pylist() if row["scenario"] == "COCO"]
+    assert {row["over_asking"] for row in curves} == {1}
+    assert 1.0 not in {row["place"] for row in curves}
 
 
 def test_stretches_of_the_way():
