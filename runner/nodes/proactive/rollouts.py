@@ -182,7 +182,8 @@ class Policy:
     def log_probs(self, states: Tensor) -> Tensor:
         """Log-probabilities (K, V) of states (K, D), float32; the signs of pictures are no answer."""
         logits = logits_of(self._parts.lm_head, self._parts.config, states).float() / self.temperature
-        return logits.index_fill(1, self._never, -torch.inf).log_softmax(-1)
+        log_p: Tensor = logits.index_fill(1, self._never, -torch.inf).log_softmax(-1)
+        return log_p
 
     def likelihoods(self, drawn: Sequence[tuple[Situation, Tokens]]) -> Likelihoods:
         """Of answers in their turns, in the caller's gradient mode. Answers that share turn and all but their last token share a row."""

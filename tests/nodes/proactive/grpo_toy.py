@@ -112,7 +112,7 @@ def _tokenizer(lines: Sequence[str]) -> Any:
 
 # --- a whole course --------------------------------------------------------------------------------------------------
 
-MIXTURE: dict[Any, float] = {"abstain": 0.75, "guess": 0.2, "ask": 0.05}
+MIXTURE: dict[Any, float] = {"abstain": 0.7, "guess": 0.15, "ask": 0.15}
 
 
 def warmed(home: Path, made: ProactiveSamples, *, seed: int, steps: int, hidden: dict[Any, float] = MIXTURE) -> Lvlm:
