@@ -23,6 +23,7 @@ from runner.nodes.proactive.env import Option, Outcome, ProactiveEnv, State, opt
 from runner.nodes.proactive.episodes import Episode, Turn
 from runner.nodes.proactive.judge import Aggregate, References, references
 from runner.nodes.proactive.judge_words import abstains, ideas_in, mentions, named_action
+from runner.nodes.proactive.matching import without_reasoning
 from runner.nodes.proactive.rows import episode_rows
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class OpenPlay(LockStep):
     def _turn(self, playing: Playing, question: Question, said: Said, told: Aggregate) -> Turn:
         case, state = playing.case, playing.state
         assert state is not None
-        outcome = outcome_of(case.env, state, said.text or "", told, self._mode)
+        outcome = outcome_of(case.env, state, without_reasoning(said.text or ""), told, self._mode)
         thumbnail = self._asker.thumbnails.get(question.shown) if playing.keep else None
         return turn_of(case, state, question, said, outcome=outcome, thumbnail=thumbnail, options=())
 

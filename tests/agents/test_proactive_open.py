@@ -162,6 +162,16 @@ async def test_a_category_on_the_first_turn_of_rod_does_not_count(ctx, tmp_path)
     assert one["first_turn_correct"] is two["first_turn_correct"] is True  # named, though it did not count
 
 
+async def test_what_was_only_thought_is_not_said(ctx, tmp_path):
+    samples = make_samples(tmp_path / "frames", [record("ROD", 1, n=4)])
+    reply = "<think>It is a boat. Should they move the blocks to the left?</think>Move the blocks to the right."
+    with playing(tmp_path, lambda seen: reply if seen.number == 2 else "<think>a boat") as (llm, _, _):
+        told = await open_ended(ctx, model=llm, samples=samples, mode="oeg_multiturn", temperature=0)
+    assert told.turns["action"].to_pylist() == ["right", None] and told.turns["answer"].to_pylist()[0] == reply
+    assert told.judgements["cc"].to_pylist() == [False, False]
+    assert told.episodes["stop_reason"].to_pylist() == ["unreadable"]
+
+
 async def test_always_asking_exhausts_and_an_unhelpful_request_ends(ctx, tmp_path):
     samples = make_samples(tmp_path / "frames", [record("VSOD", 1, n=5), record("QD", 1, n=3), record("IN-C", 1, n=3)])
 

@@ -7,6 +7,7 @@ reading replies). The stricter reading, the retry that it allows and the rules a
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -121,6 +122,9 @@ def rule_bits(answer: str, ideas: References) -> tuple[int, ...]:
     return tuple(map(int, [*found, *(mentions(answer, name) for name in ideas.texts[ideas.n_proactive :])]))
 
 
+_ideas_of = functools.lru_cache(maxsize=4096)(ideas_in)
+
+
 def _requests(said: frozenset[str], answer: str, idea: str) -> bool:
-    wanted = ideas_in(idea)
+    wanted = _ideas_of(idea)
     return bool(said & wanted) if wanted else mentions(answer, idea)

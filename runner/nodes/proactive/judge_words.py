@@ -14,8 +14,7 @@ from importlib import resources
 from typing import Any
 
 Sentence = tuple[str, ...]
-Phrase = tuple[re.Pattern[str], ...]
-Group = tuple[Phrase, ...]
+Group = re.Pattern[str]
 Pattern = tuple[Group, ...]
 
 REACH = 7
@@ -61,11 +60,9 @@ def _patterns(raw: Sequence[Sequence[Sequence[str]]]) -> tuple[Pattern, ...]:
 
 
 def _group(entries: Sequence[str]) -> Group:
-    return tuple(_phrase(entry) for entry in entries)
-
-
-def _phrase(entry: str) -> Phrase:
-    return tuple(re.compile(re.escape(word).replace(r"\*", r"\w*")) for word in entry.split())
+    """Finds every place in words with one blank between where an entry begins, the longest entry first."""
+    ways = (re.escape(entry).replace(r"\*", r"\w*") for entry in sorted(entries, key=len, reverse=True))
+    return re.compile(rf"(?<!\S)(?=({'|'.join(ways)})(?!\S))")
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------
@@ -86,10 +83,9 @@ def _spelled(word: str) -> str:
 
 def _starts(sentence: Sentence, group: Group) -> Iterator[tuple[int, int]]:
     """(place, words) of each entry of ``group`` in ``sentence``."""
-    for phrase in group:
-        for place in range(len(sentence) - len(phrase) + 1):
-            if all(part.fullmatch(sentence[place + i]) for i, part in enumerate(phrase)):
-                yield place, len(phrase)
+    text = " ".join(sentence)
+    for found in group.finditer(text):
+        yield text.count(" ", 0, found.start()), found[1].count(" ") + 1
 
 
 def negated(sentence: Sentence, place: int, words: Words) -> bool:
@@ -105,6 +101,8 @@ def negated(sentence: Sentence, place: int, words: Words) -> bool:
 def _fits(sentence: Sentence, pattern: Pattern, words: Words, negation: bool) -> bool:
     first, *others = pattern
     heads = [p for p, _ in _starts(sentence, first) if not (negation and negated(sentence, p, words))]
+    if not heads:
+        return False
     rest = [[p for p, _ in _starts(sentence, group)] for group in others]
     return any(all(any(0 < abs(p - head) <= REACH for p in places) for places in rest) for head in heads)
 
@@ -153,7 +151,8 @@ def named_action(text: str, actions: Sequence[str], words: Words | None = None) 
         (number, place, action)
         for number, part in enumerate(sentences(text))
         for action in dict.fromkeys(actions)
-        for place, _ in _starts(part, words.actions.get(action, ()))
+        if action in words.actions
+        for place, _ in _starts(part, words.actions[action])
         if not negated(part, place, words)
     ]
     return min(found)[2] if found else None

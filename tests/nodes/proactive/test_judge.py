@@ -166,7 +166,11 @@ def test_rules_against_answers_labelled_by_hand():
     """After ``revised`` the words were revised, and know all of it; ``unseen`` was written afterwards and changed nothing."""
     answers = json.loads(Path(__file__).with_name("judge_answers.json").read_text())
     told = {
-        name: [(bit, want) for scenario, answer, wanted in rows for bit, want in zip(rule_bits(answer, references(record(scenario), TEXTS)), wanted, strict=True)]
+        name: [
+            (bit, want)
+            for scenario, answer, wanted in rows
+            for bit, want in zip(rule_bits(answer, references(record(scenario), TEXTS)), wanted, strict=True)
+        ]
         for name, rows in answers.items()
     }  # fmt: skip
     assert len(told["revised"]) == 101 and all(bit == want for bit, want in told["revised"])
