@@ -8,6 +8,7 @@ from synthetic_audit import audit
 from synthetic_leakage import store_leakage
 from synthetic_lvlm import store_lvlm
 from synthetic_openworld import experiment
+from synthetic_proactive import store_proactive
 
 from results import database
 from results.store import ResultsStore
@@ -15,6 +16,7 @@ from results.store import ResultsStore
 PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text("utf8")
 PARTS = "## Questions about parts: leakage, masking, discovery"
 LVLM = "## Questions about smaller and merged vision-language models"
+ASKING = "## Questions about asking for help"
 CHAPTER = "## Questions about open-world and closed-world classification"
 
 
@@ -32,6 +34,7 @@ def filled(tmp_path_factory):
     experiment(run_id="sweep", variants={"dataset=dtd,rounds=2": ("dtd",), "dataset=food101,rounds=2": ("food101",)}).store(store)  # fmt: skip
     store_leakage(store)
     store_lvlm(store)
+    store_proactive(store)
     experiment(run_id="z-last").store(store)
     return store
 
@@ -55,8 +58,14 @@ def test_examples_about_parts_find_something(filled):
 
 
 def test_examples_about_vision_language_models_find_something(filled):
-    found = statements(PAGE.partition(LVLM)[2].partition(CHAPTER)[0])
+    found = statements(PAGE.partition(LVLM)[2].partition(ASKING)[0])
     assert len(found) == 11
+    assert [sql.partition("\n")[0] for sql in found if not filled.query(sql).num_rows] == []
+
+
+def test_examples_about_asking_find_something(filled):
+    found = statements(PAGE.partition(ASKING)[2].partition(CHAPTER)[0])
+    assert len(found) == 10
     assert [sql.partition("\n")[0] for sql in found if not filled.query(sql).num_rows] == []
 
 

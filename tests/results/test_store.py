@@ -13,6 +13,7 @@ from synthetic_heads import store_heads
 from synthetic_leakage import store_leakage
 from synthetic_lvlm import store_lvlm
 from synthetic_openworld import experiment
+from synthetic_proactive import store_proactive
 
 from results import database
 from results.store import ResultsStore
@@ -305,6 +306,7 @@ def test_every_view_runs(store, filled):
         store_debias(store)
         store_leakage(store)
         store_lvlm(store)
+        store_proactive(store)
     with store.reading() as read:
         for view in database.views():
             assert (read(f"SELECT * FROM {view.name}").num_rows > 0) == filled, view.name

@@ -1,0 +1,90 @@
+"""Asking for help, in the terminal."""
+
+import pytest
+from synthetic_audit import hostile
+from synthetic_proactive import RUN, episode, metric, metrics, proactive_run, store_proactive
+from test_report import printed
+
+from results.console_proactive import proactive_tables
+from results.store import ResultsStore
+from results.tables import arrow_table
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    made = ResultsStore(tmp_path_factory.mktemp("asking") / "results.duckdb")
+    store_proactive(made)
+    store_proactive(made, hostile, "hostile")
+    return made
+
+
+@pytest.fixture
+def other(tmp_path):
+    made = ResultsStore(tmp_path / "results.duckdb")
+    made.replace_run(proactive_run(run_id="other"))
+    return made
+
+
+def put(store, variant="", **tables):
+    store.replace_step("other", variant, "step", {name: arrow_table(name, rows) for name, rows in tables.items()})
+
+
+def lines(text, *words):
+    return [line for line in text.splitlines() if all(word in line for word in words)]
+
+
+def test_scores_stand_beside_chance_with_interval_and_counts(store):
+    text = printed(proactive_tables(store, RUN))
+    (line,) = lines(text, "careful", "asks when it should")
+    assert all(word in line for word in ("70.0", "60.0\u201380.0", "12.9", "1.25", "[1.12, 1.38]", " 40 ", " 1│"))
+    assert lines(text, "hasty", "20.0 (12.0\u201330.0, 20)") and lines(text, "chance", "5.7", "20.0")
+
+
+def test_own_words_comparisons_and_training(store):
+    text = printed(proactive_tables(store, RUN))
+    assert lines(text, "careful", "50.0", "25.0", "75.0", "30.0\u201370.0")
+    assert lines(text, "careful", "hasty", "points of accuracy", "+50", "+38 to +61", "more", "20")
+    assert lines(text, "careful", "hasty", "requests an episode", "1.20", "[0.90, 1.50]")
+    (stuck,) = lines(text, "eager", "100 %".replace(" ", "\u202f"), "0.50")
+    assert "asks always" in stuck and len(lines(text, "careful", "0.21", "0.70")) == 1
+
+
+def test_a_run_without_episodes_has_no_table(store, other):
+    assert proactive_tables(store, "no run") is None and proactive_tables(other, "other") is None
+
+
+def test_episodes_that_were_not_scored_are_counted(other):
+    put(other, pb_episodes=[episode(str, "m", "QD", "s0", ()), episode(str, "m", "QD", "s1", ("abstain",))])
+    assert "2 episodes, 1 failed; proactive.score scores them" in printed(proactive_tables(other, "other"))
+
+
+def test_scores_that_nothing_is_known_of_are_empty(other):
+    put(other, pb_metrics=[metric(str, "m", "mcqa", "macro", "acc", 0.0, None, None, 1, 3)])
+    text = printed(proactive_tables(other, "other"))
+    assert lines(text, "m ", "0.0", " 1 ", " 3│") and "None" not in text and "nan" not in text
+
+
+def test_models_of_a_sweep_carry_their_setting_where_they_differ(other):
+    run = proactive_run(run_id="other")
+    run["variants"] = [{"variant": f"rate={r}", "step": "", "params": {"rate": r, "seed": 0}} for r in (1, 2)]
+    other.replace_run(run)
+    for rate in (1, 2):
+        same, changed = (
+            [*metrics(str, "hasty")],
+            [metric(str, "trained", "mcqa", "macro", "acc", 10.0 * rate, 5.0, 30.0, 9)],
+        )
+        put(other, f"rate={rate}", pb_metrics=same + changed)
+    text = printed(proactive_tables(other, "other"))
+    assert len(lines(text, "hasty", "[0.05, 0.06]")) == 1 and "hasty (" not in text
+    assert lines(text, "trained (rate=1)", "10.0") and lines(text, "trained (rate=2)", "20.0")
+
+
+def test_many_models_are_cut(other):
+    put(other, pb_metrics=[metric(str, f"m{i}", "mcqa", "macro", "acc", float(i), 0.0, 50.0, 9) for i in range(30)])
+    text = printed(proactive_tables(other, "other"))
+    assert "(the first 24 of 30)" in text and lines(text, "m29") and not lines(text, "m0 ")
+
+
+def test_hostile_names_steer_nothing(store):
+    text = printed(proactive_tables(store, "hostile"))
+    assert "\x07" not in text and "\u202e" not in text and "<script>" in text
