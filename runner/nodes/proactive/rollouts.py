@@ -225,7 +225,8 @@ def _columns(rows: Sequence[int]) -> list[int]:
 
 def entropy(log_p: Tensor) -> Tensor:
     """Nats of each row: (K, V) -> (K,)."""
-    return torch.special.entr(log_p.exp()).sum(-1)
+    found: Tensor = torch.special.entr(log_p.exp()).sum(-1)
+    return found
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
