@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner import assets
-from runner.assets.drawing_builders import drawing, filled_groups, openmoji
+from runner.assets.drawing_builders import ICONS, drawing, filled_groups, openmoji, outline_icons
 from runner.assets.packing import Index
 from runner.errors import AssetError
 
@@ -74,3 +74,15 @@ def test_the_packed_people() -> None:
             assert {"skin", "hair", "color", "line"} <= filled_groups(drawing(archive.read(name))).keys()
     with pytest.raises(AssetError, match="no image set"):
         assets.source_of("openmoji")
+
+
+def test_chosen_icons_are_packed_with_what_they_depict(tmp_path: Path) -> None:
+    names = {name: "<path/>" for held in ICONS.values() for name in held}
+    staging, built = staged(tmp_path, {**names, "zzz": "<path/>"}, [])
+    outline_icons(staging, built, {})
+    captions = Index.read(built / "index.json").captions
+    assert captions["teapot.svg"] == "cup" and len(captions) == len(names) and "zzz.svg" not in captions
+    assert all(len(held) > 1 for held in ICONS.values())
+    (staging / "svg" / "teapot.svg").unlink()
+    with pytest.raises(AssetError, match="no icon teapot"):
+        outline_icons(staging, built, {})
