@@ -29,7 +29,8 @@ def leak_check(
 ) -> dict[str, Leak]:
     """By scenario: how well the nearest class mean chooses among a sample's categories, on its first and its most telling frame.
 
-    ``look``: picture -> what is compared (d,); None: its pixels, small (see also ``colours``). Means are those of the same kind of frame of the ``fitted`` samples. Samples with a category that was not fitted are left out.
+    ``look``: picture -> what is compared (d,); None: its pixels, small (see also ``colours``). Means are those of the same kind of frame of
+    the ``fitted`` samples. Samples with a category that was not fitted are left out.
     Draw both from one split with different seeds for a classifier that knows the very drawings, the hardest case.
     """
     known, found = (_by_scenario(samples, look or pixels) for samples in (fitted, looked_at))
