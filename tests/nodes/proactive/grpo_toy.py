@@ -126,10 +126,10 @@ def warmed(home: Path, made: ProactiveSamples, *, seed: int, steps: int, hidden:
 
 
 def asked(
-    home: Path, model: Lvlm, made: ProactiveSamples, *, ask: float, seed: int, steps: int, lr: float
+    home: Path, model: Lvlm, made: ProactiveSamples, *, ask: float, seed: int, steps: int, lr: float, size: int = 32
 ) -> tuple[Lvlm, list[dict[str, Any]]]:
     """The model after learning to ask, and the rows of its steps."""
-    spec = GrpoSpec(prompts_per_step=32, rollouts_per_prompt=8, steps=steps, lr=lr, precision="fp32")
+    spec = GrpoSpec(prompts_per_step=size, rollouts_per_prompt=8, steps=steps, lr=lr, precision="fp32")
     lora, reward = Lora(r=16, alpha=32), RewardSpec(ask=ask)
     found = train(
         local_context(home, seed=seed), model=model, samples=made, label="asks", form="text", reward=reward, grpo=spec, lora=lora,
