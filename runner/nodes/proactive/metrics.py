@@ -108,11 +108,16 @@ def estimates(
 def difference(
     first: Ratio, second: Ratio, group: Numbers, *, draws: int = DRAWS, seed: Sequence[int] = (0,)
 ) -> Estimate:
-    """``first`` - ``second`` of the same samples [n], with a paired bootstrap."""
+    """``first`` - ``second`` of the same samples [n], with a paired bootstrap; where neither moves in it (all or none are right in
+    both), their own limits are joined as those of independent estimates."""
     one, other = estimates([first, second], group, draws=draws, seed=seed)
     value, drawn = one.value - other.value, one.draws - other.draws
-    below = np.minimum(first.below, second.below)
-    return Estimate(value, *_percentiles(drawn, _groups_counted(below, group)), drawn)
+    if _still(one.draws) and _still(other.draws):
+        below = (one.value - one.low) ** 2, (other.high - other.value) ** 2
+        above = (one.high - one.value) ** 2, (other.value - other.low) ** 2
+        return Estimate(value, *_joined_limits(value, below, above), drawn)
+    counted = np.minimum(first.below, second.below)
+    return Estimate(value, *_percentiles(drawn, _groups_counted(counted, group)), drawn)
 
 
 def macro_estimate(parts: Sequence[Estimate]) -> Estimate:
@@ -130,11 +135,22 @@ def macro_estimate(parts: Sequence[Estimate]) -> Estimate:
     if any(np.isnan(part.low) for part in known):
         return Estimate(value, float("nan"), float("nan"), drawn)
     low, high = _percentiles(drawn, 2)
-    if low == high:
-        below = np.sqrt(sum((part.value - part.low) ** 2 for part in known)) / len(known)
-        above = np.sqrt(sum((part.high - part.value) ** 2 for part in known)) / len(known)
-        low, high = value - float(below), value + float(above)
+    if _still(drawn):
+        size = len(known) ** 2
+        below = [(part.value - part.low) ** 2 / size for part in known]
+        above = [(part.high - part.value) ** 2 / size for part in known]
+        low, high = _joined_limits(value, below, above)
     return Estimate(value, low, high, drawn)
+
+
+def _still(drawn: Values) -> bool:
+    """Whether the draws have no width but that of rounding."""
+    return bool(np.ptp(drawn) <= 1e-9) if not np.isnan(drawn).any() else False
+
+
+def _joined_limits(value: float, below: Sequence[float], above: Sequence[float]) -> tuple[float, float]:
+    """Limits from squared distances to the limits of independent parts."""
+    return value - float(np.sqrt(sum(below))), value + float(np.sqrt(sum(above)))
 
 
 def _by_group(ratios: Sequence[Ratio], group: Numbers) -> Values:

@@ -88,6 +88,14 @@ def test_paired_differences_see_what_both_have_in_common():
     assert difference(first, first, ALONE)[:3] == (0, 0, 0)
 
 
+def test_differences_of_certain_ends_are_no_more_certain_than_the_ends():
+    """40 of 40 against 0 of 40: each end has Wilson's limit z^2 / (n + z^2) off."""
+    found = difference(mean_of(np.ones(40)), mean_of(np.zeros(40)), ALONE)
+    off = 100 * 3.8415 / 43.8415
+    assert (found.value, found.high) == (100, 100)
+    assert found.low == pytest.approx(100 - np.hypot(off, off), rel=1e-3)
+
+
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=20), min_size=1, max_size=7), st.integers(1, 5))
 def test_the_mean_over_scenarios_does_not_hang_on_their_sizes(scenarios, times):
     once = macro_estimate([one(mean_of(np.array(s)), draws=50) for s in scenarios])
