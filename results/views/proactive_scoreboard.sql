@@ -36,7 +36,8 @@ SELECT t.run_id, r.name AS run, t.* EXCLUDE (run_id, reference_given, reference_
        CASE WHEN t.reference_given IS NULL THEN f.acc_low ELSE t.reference_given_low END AS reference_low,
        CASE WHEN t.reference_given IS NULL THEN f.acc_high ELSE t.reference_given_high END AS reference_high,
        coalesce(t.reference_given, f.acc) - t.acc AS gap,
-       CASE WHEN t.acc_low > t.uniform_acc THEN 'above' WHEN t.acc_high < t.uniform_acc THEN 'below'
+       -- Sums that differ by rounding alone are equal.
+       CASE WHEN t.acc_low > t.uniform_acc + 1e-9 THEN 'above' WHEN t.acc_high < t.uniform_acc - 1e-9 THEN 'below'
             WHEN t.acc_low IS NOT NULL AND t.acc_high IS NOT NULL AND t.uniform_acc IS NOT NULL THEN 'cannot_be_told' END AS beside_chance
 FROM told t
 JOIN runs r USING (run_id)

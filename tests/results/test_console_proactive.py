@@ -18,11 +18,19 @@ def store(tmp_path_factory):
     return made
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A store that tests fill in turn: making one takes longer than a test."""
+    return ResultsStore(tmp_path_factory.mktemp("other") / "results.duckdb")
+
+
 @pytest.fixture
-def other(tmp_path):
-    made = ResultsStore(tmp_path / "results.duckdb")
-    made.replace_run(proactive_run(run_id="other"))
-    return made
+def other(kept):
+    """A store with a run and nothing else."""
+    kept.replace_run(proactive_run(run_id="other"))
+    for variant in ("", "rate=1", "rate=2"):
+        kept.replace_step("other", variant, "step", {})
+    return kept
 
 
 def put(store, variant="", **tables):

@@ -48,12 +48,19 @@ def pages(store):
     return {run: render(store, run) for run in (RUN, "hostile")}
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A store that tests fill in turn: making one takes longer than a test."""
+    return ResultsStore(tmp_path_factory.mktemp("other") / "results.duckdb")
+
+
 @pytest.fixture
-def other(tmp_path):
+def other(kept):
     """A store with a run and nothing else."""
-    made = ResultsStore(tmp_path / "results.duckdb")
-    made.replace_run(proactive_run(run_id="other"))
-    return made
+    kept.replace_run(proactive_run(run_id="other"))
+    for variant in ("", "rate=1", "rate=2"):
+        kept.replace_step("other", variant, "step", {})
+    return kept
 
 
 def put(store, step="step", run="other", **tables):
@@ -116,6 +123,16 @@ def test_the_reference_of_its_own_mode_stands_in(other):
     found = {r["mode"]: r for r in rows(other, "SELECT * FROM proactive_scoreboard")}
     assert (found["mcqa"]["reference_acc"], found["mcqa"]["reference_low"], found["mcqa"]["gap"]) == (80.0, 70.0, 50.0)
     assert found["reference"]["reference_acc"] is None
+
+
+def test_chance_itself_is_neither_above_nor_below_it(other):
+    """Sums in another order differ in the last digit."""
+    third = 100 / 3
+    near = third * (1 + 1e-15)
+    put(other, pb_metrics=[metric(named, "uniform", "exact", "QD", "acc", near, near, near, 6, 0, third)])
+    assert [r["beside_chance"] for r in rows(other, "SELECT beside_chance FROM proactive_scoreboard")] == [
+        "cannot_be_told"
+    ]
 
 
 def first_turns(model, n=40, discrimination=None, invalid=0.0, **shares):
@@ -233,7 +250,7 @@ def test_the_order_of_the_page(pages):
 @pytest.mark.parametrize(
     "said",
     ["In 4 samples a question is asked", "mute has 2 episodes of 4 that failed and count nowhere (the picture cannot be read)", "far below a published model",
-     "chance at random from the lists, exact 12.9 0.30 met 5.7", "▲ 70.0 60.0\u201380.0 1.25 [1.12, 1.38] met clear 90.0 80.0\u201396.0 n 40, 1 failed",
+     "chance exact 12.9 0.30 met 5.7", "▲ 70.0 60.0\u201380.0 1.25 met [1.12, 1.38] clear 90.0 80.0\u201396.0 n 40, 1 failed",
      "+75 +60 to +86 n 40", "1 could not be read from its reply", "ROD an object behind blocks that can be moved test 3 2 3 by 4 probes",
      "2 requests that were met", "✗ failed: the picture cannot be read", "eager asks always. In the last 2 steps 100 % of its answers ask",
      "careful 100 less than half 100 % 21\u2013100 % 0 % 1 8", "mean of scenarios requests an episode 1.20 [0.90, 1.50] more 20",
