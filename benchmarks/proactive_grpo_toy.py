@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/proactive_grpo_toy.py [seeds [steps [rate [warm-up steps]]]]
 
-A random model is warmed up on the colours and, of hidden squares, on a mixture (70 % abstain, 15 % guess, 15 % ask), then trained with a
-request worth 0.5, 0.75 and 1 of a right answer. Printed: mean probabilities of asking on hidden and visible squares and of the right
+A random model is warmed up on the colours and, of hidden squares, on a mixture (70 % abstain, 15 % guess, 15 % ask), a tenth of all replies
+being any option (what is never drawn cannot be learnt), then trained with a request, on hidden and visible squares alike, worth 0.5,
+0.75 and 1 of a right answer. Printed: mean probabilities of asking on hidden and visible squares and of the right
 answer on visible ones, and the share of seeds that separate: more than 0.8 asking on hidden, more than 0.8 right on visible.
 """
 
@@ -26,7 +27,7 @@ def main(seeds: int = 5, steps: int = 500, lr: float = 1e-3, warm: int = 200) ->
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
             made = samples(home / "pictures", 240, seed=seed)
-            model = warmed(home / "warm", made, seed=seed, steps=warm)
+            model = warmed(home / "warm", made, seed=seed, steps=warm, slips=0.1)
             _say(f"seed {seed} warm-up", shares_of(model, made), 0.0)
             for ask in REWARDS:
                 started = time.monotonic()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 from PIL import Image
 
 from results.tables import arrow_table
+from runner.artifacts import Conversations
 from runner.artifacts.proactive import ProactiveSamples
 from runner.context import local_context
 from runner.models.lvlm.loading import Lvlm
@@ -115,14 +119,31 @@ def _tokenizer(lines: Sequence[str]) -> Any:
 MIXTURE: dict[Any, float] = {"abstain": 0.7, "guess": 0.15, "ask": 0.15}
 
 
-def warmed(home: Path, made: ProactiveSamples, *, seed: int, steps: int, hidden: dict[Any, float] = MIXTURE) -> Lvlm:
-    """A model that has learnt to name the colours and, of hidden ones, the mixture."""
+def warmed(
+    home: Path, made: ProactiveSamples, *, seed: int, steps: int, hidden: dict[Any, float] = MIXTURE, slips: float = 0.0
+) -> Lvlm:
+    """A model that has learnt to name the colours and, of hidden ones, the mixture. ``slips``: share of all replies that are any of the
+    options instead: what is never tried cannot be learnt."""
     context = local_context(home, seed=seed)
     start = Lvlm(make_model(home / "random", prompts(made), seed=seed), dtype="float32")
     data = conversations(context, samples=made, form="text", hidden=hidden, eval_fraction=0.0)
+    if slips:
+        data = slipped(data, slips, seed)
     optim = Optim(lr=3e-3, steps=steps, batch_size=32, precision="fp32", warmup_ratio=0.05)
     found = finetune(context, model=start, data=data, train="full", label="warm", optim=optim)
     return Lvlm(found.checkpoint, dtype="float32")
+
+
+def slipped(data: Conversations, share: float, seed: int) -> Conversations:
+    """The same questions, a share of them answered by any of their options."""
+    chance, rows = random.Random(seed), data.records.to_pylist()
+    for row in rows:
+        turns = json.loads(row["turns"])
+        if chance.random() < share:
+            options = re.findall(r"^[A-Z]\. (.*)$", turns[-2][1], re.MULTILINE)
+            turns[-1][1] = chance.choice(options)
+        row["turns"] = json.dumps(turns)
+    return dataclasses.replace(data, records=pa.Table.from_pylist(rows, schema=data.records.schema))
 
 
 def asked(
