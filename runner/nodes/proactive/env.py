@@ -231,7 +231,10 @@ class ProactiveEnv:
         return 1.0 if not whole else max(0.0, 1 - self.dynamics.remaining(state) / whole)
 
     def ask_path(self) -> tuple[State, ...]:
-        """States on the shortest way by valid requests from the first view to the most telling one, as far as the turns reach."""
+        """States on the shortest way by valid requests from the first view to the most telling one, as far as the turns reach.
+
+        Foreign requests do something at random; the way is that of the record's own all the same.
+        """
         path = [self.initial()]
         while len(path) < self.max_turns:
             here = path[-1]
@@ -243,9 +246,9 @@ class ProactiveEnv:
         return tuple(path)
 
     def _actions(self, state: State) -> tuple[str, ...]:
-        """Actions of the valid requests shown, in their order."""
-        valid = [option.action for option in self.shown(state) if option.kind == "ask" and option.valid]
-        return tuple(dict.fromkeys(action or self.drawn_action(state) for action in valid))
+        """Actions of the record's own requests that help now, in their order."""
+        possible = self.dynamics.possible(state)
+        return tuple(action for action in dict.fromkeys(self._asks.values()) if action in possible)
 
     def transition_table(self) -> Any:
         """All views that can be reached, the kinds of their options, and where each leads: see ``exact.Table``."""

@@ -59,7 +59,10 @@ class OptionViews:
 
     def episodes(self, cases: Sequence[Case]) -> list[Episode]:
         """Expected values of each case, with the views on the way to the most telling one as turns; unreadable pictures fail a case."""
-        views = [[self._view(case, state) for state in table_of(case.env).states] for case in cases]
+        # The way to the most telling view is of interest where foreign requests, which lead anywhere, never take it.
+        views = [
+            [self._view(case, state) for state in (*table_of(case.env).states, *case.env.ask_path())] for case in cases
+        ]
         told = self._told(list(dict.fromkeys(view for some in views for view in some)))
         return [self._episode(case, some, told) for case, some in zip(cases, views, strict=True)]
 

@@ -187,6 +187,11 @@ def test_foreign_requests_belong_elsewhere_and_still_lead_on(one: Record, seed: 
         assert outcome.next_state in reached and outcome.action in native.dynamics.possible(state)
 
 
+@given(records(), st.integers(0, 5))
+def test_foreign_requests_change_no_frame_on_the_way(one: Record, seed: int) -> None:
+    assert make_env(one, options="foreign", seed=seed).ask_path() == make_env(one).ask_path()
+
+
 def test_foreign_requests_take_both_ways_by_seed_sample_and_turn() -> None:
     drawn = {
         tuple(make_env(record("VSOD", n, 9), options="foreign", seed=s).drawn_action(State(t, 4, 0, 0)) for t in range(4))
