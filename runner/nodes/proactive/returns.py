@@ -56,9 +56,10 @@ def worth(env: ProactiveEnv, state: State, shown: Sequence[Option], option: int 
     kind = option_kind(shown[option])
     if kind == "category_true":
         return Worth(kind, spec.correct)
-    if shown[option].kind == "ask" and spec.ask_at_reference != "same" and env.place(state) >= 1:
-        return Worth(kind, spec.ask_at_reference)
-    return Worth(kind, spec.ask if kind == "ask_valid" or _asks_at_end(env, state, shown[option]) else spec.wrong)
+    if kind != "ask_valid" and not _asks_at_end(env, state, shown[option]):
+        return Worth(kind, spec.wrong)
+    at_end = spec.ask_at_reference
+    return Worth(kind, spec.ask if at_end == "same" or env.place(state) < 1 else at_end)
 
 
 def _asks_at_end(env: ProactiveEnv, state: State, option: Option) -> bool:

@@ -7,7 +7,8 @@ only, whatever else was drawn for it: all rollouts of a prompt share it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -293,7 +294,7 @@ class Generated:
         turns, loaded = self._policy.turns, self._policy.turns.loaded
         inputs = prompts(turns.writer, loaded, [turns.question(situation) for situation in situations])
         torch.manual_seed(_number(self._seed, *seed))
-        with torch.no_grad():
+        with torch.no_grad(), _plain(loaded.network):
             written = loaded.network.generate(**inputs, generation_config=self._settings())
         rows = written[:, inputs["input_ids"].shape[1] :].tolist()
         answers = [self._answer(row) for row in rows]
@@ -314,6 +315,18 @@ class Generated:
             max_new_tokens=self._most, do_sample=True, temperature=self._policy.temperature, top_k=0, top_p=1.0,
             eos_token_id=self._ends, pad_token_id=min(self._ends, default=0), suppress_tokens=self._policy.turns.writer.pictures,
         )  # fmt: skip
+
+
+@contextmanager
+def _plain(network: Any) -> Iterator[None]:
+    """Sets aside what the model's folder says of generation: it would fill in all that ours leaves open (penalties, least
+    probabilities), and answers would not be drawn from the policy whose likelihoods are taken."""
+    own = network.generation_config
+    network.generation_config = type(own)()
+    try:
+        yield
+    finally:
+        network.generation_config = own
 
 
 def _number(*parts: object) -> int:

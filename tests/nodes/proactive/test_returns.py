@@ -54,6 +54,8 @@ def test_only_the_suggestion_that_helps_counts_at_the_best_quality() -> None:
     for turn in (0, 4):
         found = by_text(env, RewardSpec(), turn)
         assert (found["Denoise it."], found["Deblur it."], found["Cat."]) == (0.5, 0.0, 1.0)
+    found = by_text(env, RewardSpec(wrong=-0.5, ask_at_reference=0.2), 4)
+    assert (found["Denoise it."], found["Deblur it."]) == (0.2, -0.5)
 
 
 def test_states_that_are_asked_about(env: ProactiveEnv) -> None:

@@ -139,6 +139,21 @@ def test_one_generated_token_is_a_first_token(policy: Policy, turns: list[Situat
     torch.testing.assert_close(told.logp, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_answers_are_drawn_from_the_policy_whatever_the_model_says_of_generation(
+    policy: Policy, turns: list[Situation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published folders name penalties and cuts of their own; likelihoods know none of them."""
+    some = [turns[0], turns[1]] * 4
+    with torch.no_grad(), torch.random.fork_rng():
+        plain, _ = Generated(policy, 6, 0)(some, "step")
+        own = policy.turns.loaded.network.generation_config
+        for name, value in {"repetition_penalty": 3.0, "min_p": 0.9, "no_repeat_ngram_size": 1}.items():
+            monkeypatch.setattr(own, name, value)
+        again, _ = Generated(policy, 6, 0)(some, "step")
+    assert again == plain
+    assert policy.turns.loaded.network.generation_config is own
+
+
 def test_generated_answers_end_with_their_end(policy: Policy, turns: list[Situation]) -> None:
     with torch.no_grad(), torch.random.fork_rng():
         answers, told = Generated(policy, 12, 1)([turns[0]] * 12, "step")
