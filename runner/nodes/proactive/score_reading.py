@@ -48,7 +48,8 @@ class Turns(NamedTuple):
 
 class Entry(NamedTuple):
     """Episodes of one label and mode. Arrays [E] of those that are no failures: ``scenario`` (number in ``SCENARIOS``), ``sample`` (names) and
-    ``columns`` (float64; NaN where there is nothing); ``n_error`` by scenario."""
+    ``columns`` (float64; NaN where there is nothing); ``n_error`` by scenario. ``unread``: by scenario and sample the share of its judged draws,
+    failures too, of which the judge's reply could not be read."""
 
     label: str
     mode: str
@@ -59,6 +60,7 @@ class Entry(NamedTuple):
     columns: dict[str, Values]
     n_error: dict[str, int]
     turns: Turns
+    unread: dict[str, dict[str, float]]
 
     @property
     def scenarios(self) -> list[str]:
@@ -101,6 +103,7 @@ def entry_of(episodes: ProactiveEpisodes, samples: Samples) -> Entry:
         scenario[fine], np.array(texts(kept["sample_id"]), object),
         _episode_columns(kept) | _judged_columns(episodes.judgements, kept),
         {name: int(failed[i]) for i, name in enumerate(SCENARIOS)}, _turns(episodes.turns, kept, right),
+        _unread(episodes.judgements, table),
     )  # fmt: skip
 
 
@@ -112,7 +115,7 @@ def _episode_columns(table: pa.Table) -> dict[str, Values]:
 
 
 def _judged_columns(judgements: pa.Table, episodes: pa.Table) -> dict[str, Values]:
-    """``ps``, ``cc``, ``agg``: whether any answer of the episode has the idea; NaN where no judgement could be read; ``unread``: of those judged."""
+    """``ps``, ``cc``, ``agg``: whether any answer of the episode has the idea; NaN where no judgement could be read."""
     of = pc.index_in(judgements["episode_id"], value_set=episodes["episode_id"].combine_chunks())
     known = np.asarray(of.is_valid())
     place = np.asarray(of.fill_null(0), np.int64)[known]
@@ -121,9 +124,19 @@ def _judged_columns(judgements: pa.Table, episodes: pa.Table) -> dict[str, Value
         values = np.full(len(episodes), np.nan)
         np.fmax.at(values, place, numbers(judgements[name])[known])
         found[name] = values
-    unread = np.full(len(episodes), np.nan)
-    np.fmax.at(unread, place, 1 - numbers(judgements["parse_ok"])[known])
-    return found | {"unread": unread}
+    return found
+
+
+def _unread(judgements: pa.Table, episodes: pa.Table) -> dict[str, dict[str, float]]:
+    """An episode whose judge could not be read is a failure, so that failures are looked at too."""
+    worst = dict[str, bool]()
+    for name, fine in zip(texts(judgements["episode_id"]), judgements["parse_ok"].to_pylist(), strict=True):
+        worst[name] = worst.get(name, False) or not fine
+    drawn: dict[str, dict[str, list[bool]]] = {}
+    for row in episodes.select(["scenario", "sample_id", "episode_id"]).to_pylist():
+        if row["episode_id"] in worst:
+            drawn.setdefault(row["scenario"], {}).setdefault(row["sample_id"], []).append(worst[row["episode_id"]])
+    return {name: {sample: sum(of) / len(of) for sample, of in own.items()} for name, own in drawn.items()}
 
 
 def texts(column: pa.Array[Any] | pa.ChunkedArray[Any]) -> list[str]:

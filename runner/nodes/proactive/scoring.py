@@ -119,7 +119,7 @@ def ratios_of(mode: str, columns: Columns) -> dict[str, Ratio]:
         found["discrimination"] = metrics.discrimination(first, last)._replace(below=both.astype(np.float64))
         found |= {"asked_at_first": mean(c["ask_first"]), "asked_at_last": mean(c["ask_last"])}
     if mode in OPEN:
-        found |= {name: mean(c[name]) for name in ("ps", "cc", "agg")} | {"judge_failed": mean(c["unread"])}
+        found |= {name: mean(c[name]) for name in ("ps", "cc", "agg")}
     return found
 
 
@@ -144,7 +144,9 @@ def scored(entry: Entry, samples: Samples) -> Scored:
     return Scored(entry, scenarios, {name: ratios_of(entry.mode, found.columns) for name, found in scenarios.items()})
 
 
-def metric_rows(one: Scored, references: Sequence[Scored], uniform: UniformColumns, seed: int) -> list[Row]:
+def metric_rows(
+    one: Scored, references: Sequence[Scored], samples: Samples, uniform: UniformColumns, seed: int
+) -> list[Row]:
     """Rows of ``pb_metrics`` of one entry: by scenario, then their plain means. ``references``: entries of mode ``reference``, of which that of the
     same label, else the only one of the same model, says what could be reached."""
     entry = one.entry
@@ -159,6 +161,8 @@ def metric_rows(one: Scored, references: Sequence[Scored], uniform: UniformColum
         counts = {metric: _count(metric, ratio, scenario) for metric, ratio in ratios.items()}
         guessed = ratios_of(entry.mode, uniform.columns(entry, name, scenario.names))
         chance = {metric: _value(ratio) for metric, ratio in guessed.items() if uniform.knows(entry.mode, metric)}
+        if name in entry.unread:
+            estimates["judge_failed"], counts["judge_failed"] = _judge_failed(entry, name, samples, seed)
         if beside is not None and name in beside.scenarios:
             _add_reference(one, beside, name, seed, estimates, counts)
             best = ratios_of("reference", uniform.columns(beside.entry, name, beside.scenarios[name].names))
@@ -170,6 +174,13 @@ def metric_rows(one: Scored, references: Sequence[Scored], uniform: UniformColum
             for metric, estimate in estimates.items()
         ]
     return [row for part in rows.values() for row in part] + _macro_rows(entry, found, rows)
+
+
+def _judge_failed(entry: Entry, name: str, samples: Samples, seed: int) -> tuple[Estimate, int]:
+    """Percent of the judged samples of which the judge's reply could not be read, whether that made them failures or not."""
+    unread = entry.unread[name]
+    group = groups_of(name, list(unread), samples)
+    return metrics.estimates([metrics.mean_of(list(unread.values()))], group, seed=_seed(seed, name))[0], len(unread)
 
 
 def _macro_rows(
@@ -210,7 +221,7 @@ def _count(metric: str, ratio: Ratio, scenario: Scenario) -> int:
     if metric in SHARES:
         draws = scenario.episodes / max(len(scenario.names), 1)
         return round(float(ratio.below.sum()) * draws)
-    if metric in ("discrimination", "asked_at_first", "asked_at_last", "ps", "cc", "agg", "judge_failed"):
+    if metric in ("discrimination", "asked_at_first", "asked_at_last", "ps", "cc", "agg"):
         return int((ratio.below > 0).sum())
     return scenario.episodes
 
@@ -323,6 +334,6 @@ def warn_of_failures(warn: Callable[[str], None], one: Scored) -> None:
         played = scenario.episodes + scenario.n_error
         if scenario.n_error * 10 >= played:
             warn(f"{one.entry.label}, {name}: {scenario.n_error:,} of {played:,} episodes failed and count nowhere")
-        unread = np.nansum(scenario.columns["unread"])
-        if unread * 10 >= max(scenario.episodes, 1):
-            warn(f"{one.entry.label}, {name}: {unread:g} of {len(scenario.names):,} judgements could not be read and count nowhere")  # fmt: skip
+        unread = list(one.entry.unread.get(name, {}).values())
+        if sum(unread) * 10 >= max(len(unread), 1):
+            warn(f"{one.entry.label}, {name}: {sum(unread):g} of {len(unread):,} samples have judgements that could not be read")  # fmt: skip

@@ -20,7 +20,7 @@ _NAMES = (
     "success", "interventions", "exhausted", "first", "after", "ask_first", "ask_last",
     *(f"kind_{i}" for i in range(len(KINDS))), *(f"first_{i}" for i in range(len(KINDS))),
 )  # fmt: skip
-_OPEN = ("ps", "cc", "agg", "unread")
+_OPEN = ("ps", "cc", "agg")
 _KIND_OF = np.array([KINDS.index(name) for name in exact.KINDS])
 
 

@@ -201,8 +201,9 @@ def test_models_are_compared_on_the_samples_that_both_played(score):
 def test_open_answers_are_scored_by_what_the_judge_read(score):
     of = samples(("QD",), count=4)
     cases = cases_of(of, mode="oeg")
-    episodes = [Episode(case, 0, (), "abstain", False, "ok") for case in cases]
-    bits = [(1, 0), (0, 1), (0, 0), None]
+    bits = [(1, 0), (0, 1), (0, 0), None]  # what no judge could be brought to read has failed
+    ends = [("abstain", False, "ok") if b else ("error", False, "error", "unreadable") for b in bits]
+    episodes = [Episode(case, 0, (), *end) for case, end in zip(cases, ends, strict=True)]
     judged = [
         {"episode_id": f"QD/{i}", "turn": 1, "refs": ["add", "cup"], "n_proactive": 1, "bits": b, "parse_ok": b is not None, "judge": "rules"}
         | ({} if b is None else {"ps": bool(b[0]), "cc": bool(b[1]), "agg": any(b)})
