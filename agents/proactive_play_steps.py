@@ -10,9 +10,8 @@ from runner.artifacts.proactive import ProactiveEpisodes, ProactiveSamples
 from runner.context import StepContext
 from runner.errors import StepError
 from runner.models.base import ChatModel
+from runner.nodes.proactive.records import Scenario
 from runner.steps import step
-
-Scenario = Literal["ROD", "VSOD", "MVP-N", "IN-C", "QD", "CIT", "COCO"]
 
 
 @step("proactive.play", version="1", tags=frozenset({"llm"}))
@@ -51,7 +50,8 @@ async def play(
             step=ctx.step, hint="give `model` together with role: user",
         )  # fmt: skip
     seed = ctx.seed if seed is None else seed
-    cases = cases_of(samples, scenarios=scenarios, split=split, limit=limit, seed=seed, hint=hint or None)
+    mode = "mcqa" if role == "model" else "oeg"  # a model that a person helps is asked openly, and hinted at as such
+    cases = cases_of(samples, scenarios=scenarios, split=split, limit=limit, seed=seed, mode=mode, hint=hint or None)
     pictures = FramePictures(samples.corpus)
     asker = None
     if model is not None:

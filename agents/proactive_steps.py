@@ -13,12 +13,12 @@ from runner.artifacts.proactive import ProactiveEpisodes, ProactiveSamples
 from runner.context import StepContext
 from runner.errors import StepError
 from runner.models.base import ChatModel, VisionLanguageModel
+from runner.nodes.proactive.records import Scenario
 from runner.references import AssetRef, InputPath
 from runner.steps import Cost, step
 
 SHOTS_IN = ("ROD", "MVP-N")
 
-Scenario = Literal["ROD", "VSOD", "MVP-N", "IN-C", "QD", "CIT", "COCO"]
 Mode = Literal["mcqa", "reference", "frames"]
 
 

@@ -12,13 +12,13 @@ from pydantic_core import PydanticCustomError
 
 from runner.artifacts import ProactiveEpisodes, ProactiveSamples
 from runner.context import StepContext, item_key
+from runner.nodes.proactive.records import Scenario
 from runner.references import AssetRef, InputPath, ResolvedPath
 from runner.steps import Folder, step
 
 if TYPE_CHECKING:
     from runner.nodes.proactive.filtering import KeptIds
 
-Scenario = Literal["ROD", "VSOD", "MVP-N", "IN-C", "QD", "CIT", "COCO"]
 PATTERN = "*_preprocessed.jsonl"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
@@ -12,6 +12,7 @@ from runner.artifacts import ProactiveSamples
 from runner.context import StepContext, item_key
 from runner.data.datasets.specs import PackagedSet
 from runner.nodes.made_pictures import kept
+from runner.nodes.proactive.records import Scenario
 from runner.nodes.visual_questions.specs import PHOTOGRAPHS, SETS
 from runner.references import AssetRef, InputPath
 from runner.steps import Cost, Folder, step
@@ -22,9 +23,8 @@ if TYPE_CHECKING:
     from runner.nodes.proactive.making.making import Made, Materials
     from runner.nodes.visual_questions.figures import Stock
 
-LAYOUT = "1"
+LAYOUT = "2"
 """Raised when the same parameters would give other samples or pictures."""
-Scenario = Literal["ROD", "VSOD", "MVP-N", "IN-C", "QD", "CIT", "COCO"]
 EVERY: list[Scenario] = ["ROD", "VSOD", "MVP-N", "IN-C", "QD", "CIT", "COCO"]
 ICONS = AssetRef("asset:tabler-icons")
 FRAMES = {"ROD": 14, "VSOD": 24, "MVP-N": 4, "IN-C": 5, "QD": 5, "CIT": 24, "COCO": 1}
@@ -82,7 +82,11 @@ def make(
     Ours, small and free: no cut-out, photograph or icon stands in both splits, and those of `test` are the ones that `questions.make`
     keeps for `eval` with the same sets and seed.
     """
+    from pathlib import Path
+
     from results.tables import arrow_table
+    from runner.assets import resolve
+    from runner.models.chat.keys import content_sha256
     from runner.nodes.proactive.making.making import made, row
     from runner.nodes.proactive.samples import by_scenario
 
@@ -96,7 +100,7 @@ def make(
         rows.append(row(one, name))
         _count(tally, rows[-1])
     key = item_key("proactive", LAYOUT, name, size, drawn, counts, sorted(scenarios), materials.wording,
-                   [s.model_dump(mode="json") for s in (*sets, photographs)], dict(stock.fingerprints))  # fmt: skip
+                   [s.model_dump(mode="json") for s in (*sets, photographs)], dict(stock.fingerprints), content_sha256(Path(resolve(icons))))  # fmt: skip
     corpus = [{"folder": str(kept(ctx, "proactive", key[:24], folder)), "name": name}]
     about = _about(name, scenarios, stock.licences)
     return MadeProactive(about, corpus, arrow_table("pb_samples", by_scenario(rows)), folder, _told(tally))

@@ -10,12 +10,13 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from runner.errors import DataError
 from runner.nodes.proactive.matching import normal_form
 
-SCENARIOS: Final = ("ROD", "VSOD", "MVP-N", "IN-C", "QD", "CIT", "COCO")
+Scenario = Literal["ROD", "VSOD", "MVP-N", "IN-C", "QD", "CIT", "COCO"]
+SCENARIOS: Final[tuple[str, ...]] = get_args(Scenario)
 DATASET_IDS: Final[Mapping[str, str]] = {
     "ROD": "Realistic-Occlusion-Dataset",
     "VSOD": "OcclusionDataSet-MM20",

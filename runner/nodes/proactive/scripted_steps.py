@@ -9,13 +9,13 @@ from pydantic import AfterValidator, Field, StrictBool, ValidationInfo
 from runner.artifacts.proactive import ProactiveEpisodes, ProactiveSamples
 from runner.context import StepContext
 from runner.models.base import VisionLanguageModel
+from runner.nodes.proactive.records import Scenario
 from runner.references import InputPath
 from runner.steps import step
 
 if TYPE_CHECKING:
     from runner.nodes.proactive.episodes import Episode
 
-Scenario = Literal["ROD", "VSOD", "MVP-N", "IN-C", "QD", "CIT", "COCO"]
 Scenarios = Annotated[
     list[Scenario] | None, Field(min_length=1, description="scenarios that are played (default: all)")
 ]

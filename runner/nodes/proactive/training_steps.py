@@ -13,9 +13,9 @@ from runner.errors import StepError
 from runner.models.base import VisionLanguageModel
 from runner.nodes.finetuning.specs import Lora
 from runner.nodes.proactive.grpo_specs import PAPER_LORA, GrpoSpec, RewardSpec
+from runner.nodes.proactive.records import Scenario
 from runner.steps import step
 
-Scenario = Literal["ROD", "VSOD", "MVP-N", "IN-C", "QD", "CIT", "COCO"]
 Scenarios = Annotated[list[Scenario] | None, Field(min_length=1, description="none = all of the samples")]
 Split = Annotated[Literal["train", "test"], Field(description="of the samples")]
 Limit = Annotated[int | None, Field(ge=1, description="samples of a scenario, drawn by the seed; none = all")]
