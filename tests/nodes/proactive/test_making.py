@@ -14,11 +14,12 @@ from runner.nodes.proactive.env import make_env
 from runner.nodes.proactive.making.checks import colours, ends, leak_check, pixels
 from runner.nodes.proactive.making.corrupting import FAMILIES
 from runner.nodes.proactive.making.making import Materials, made, row
-from runner.nodes.proactive.making.material import Icon
+from runner.nodes.proactive.making.material import Icon, kinds_of
 from runner.nodes.proactive.making.strokes import flattened
 from runner.nodes.proactive.making.writing import load_wording
 from runner.nodes.proactive.records import SCENARIOS, is_abstention, parse_record, record_json
 from runner.nodes.visual_questions.figures import Kit
+from runner.nodes.visual_questions.words import NOUNS
 
 INK = {
     "dog": (210, 20, 20), "cat": (20, 20, 210), "horse": (20, 170, 20), "cow": (230, 20, 230), "car": (20, 200, 200),
@@ -157,6 +158,15 @@ def test_what_is_asked_about_comes_in_turn_and_wrong_answers_of_boxes_are_alike(
     assert Counter(noun_of(one) for one in found) == dict.fromkeys(INK, 2)
     animals = {"Dog.", "Cat.", "Horse.", "Cow."}
     assert all({*one.record.categories} in (animals, {"Car.", "Bus.", "Train.", "Truck."}) for one in found)
+
+
+def test_no_choice_stands_out_by_its_kind():
+    nouns = [*[noun for noun in NOUNS if NOUNS[noun] != "vehicle"][:-3], "car", "bus"]
+    kinds = kinds_of(nouns)
+    sizes = Counter(kinds.values())
+    assert {*kinds} == {*nouns} and min(sizes.values()) >= 4 and len(sizes) > 1
+    assert kinds["tree"] == kinds["flower"] and kinds["car"] == kinds["bus"] and kinds["dog"] != kinds["pizza"]
+    assert len({*kinds_of(["dog", "cat", "car"]).values()}) == 1
 
 
 @pytest.mark.parametrize("scenario", ["ROD", "VSOD", "MVP-N", "CIT"])

@@ -27,6 +27,8 @@ SIDE = 168
 by its pixels at this size."""
 CORNER = 0.4
 """Share of a photograph's sides that a ground shows."""
+CHOICES = 4
+"""Categories of a sample."""
 SHARES = {"train": 0.75, "eval": 0.25}
 SPLITS = {"test": "eval", "train": "train"}
 """Split of the material that each split of the samples is drawn with."""
@@ -63,11 +65,12 @@ class Stand(Canvas):
     wording: Wording
 
     def rivals(self, noun: str, nouns: Sequence[str], *, similar: bool = False) -> list[str]:
-        """Three wrong categories. ``similar``: of the same kind of thing, as far as there are any."""
+        """Three wrong categories. ``similar``: of the same kind of thing."""
         others = [other for other in self.mixed(nouns) if other != noun]
         if similar:
-            others.sort(key=lambda other: NOUNS.get(other) != NOUNS.get(noun))
-        return others[:3]
+            kinds = kinds_of(nouns)
+            others.sort(key=lambda other: kinds[other] != kinds[noun])
+        return others[: CHOICES - 1]
 
     def mixed(self, items: Sequence[str]) -> list[str]:
         """The items in a random order."""
@@ -86,6 +89,18 @@ class Stand(Canvas):
     def between(self, low: float, high: float) -> float:
         """A number, uniform."""
         return float(self.draw.uniform(low, high))
+
+
+def kinds_of(nouns: Sequence[str]) -> dict[str, str]:
+    """The kind of each noun. Kinds too small to fill the choices join the smallest other one: among choices of several kinds the one
+    without its like, or the only pair, would be the answer."""
+    held: dict[str, list[str]] = {}
+    for noun in nouns:
+        held.setdefault(NOUNS.get(noun, ""), []).append(noun)
+    while len(held) > 1 and len(held[least := min(held, key=lambda kind: len(held[kind]))]) < CHOICES:
+        few = held.pop(least)
+        held[min(held, key=lambda kind: len(held[kind]))] += few
+    return {noun: kind for kind, some in held.items() for noun in some}
 
 
 def placed(figure: Image.Image, side: int, left: int, top: int) -> Image.Image:
