@@ -157,6 +157,29 @@ async def test_a_model_that_is_never_readable_is_told(ctx, tmp_path):
     assert "4 of 4 answers" in warning and "constrained" in warning
 
 
+STRICTLY = {  # options A abstain, B rewind, C wait, then D to G, of which F is right: how the episode ends, and after how many turns
+    "B": ("success", 2), "b.": ("success", 2), "B. rewind...": ("success", 2), "Answer: B. Rewind the video.": ("success", 2),
+    "C. Rewind the video.": ("success", 2), "F. Rewind the video.": ("success", 1), "D. Rewind the video.": ("success", 2),
+    "A. Boat.": ("success", 1), "F": ("success", 1), "D": ("wrong_category", 1), "A": ("abstain", 1),
+    **dict.fromkeys(["Rewind the video", "(B)", "B)", "B:", "**B**", "Option B", "The answer is B.", "REWIND THE VIDEO."], ("unreadable", 1)),
+}  # fmt: skip
+
+
+async def test_strict_keeps_the_published_quirks(ctx, tmp_path):
+    samples = make_samples(tmp_path / "frames", [record("VSOD", i, n=3) for i in range(len(STRICTLY))])
+    replies = [*STRICTLY]
+
+    def policy(seen):
+        return replies[seen.number // 3] if seen.number % 3 == 1 else seen.options.index(NAMES[2])
+
+    with playing(tmp_path, policy) as (llm, _, _):
+        told = await evaluate(ctx, model=llm, samples=samples, match="strict")
+    rows = {replies[int(row["sample_id"])]: row for row in told.episodes.to_pylist()}
+    assert {reply: (row["stop_reason"], row["turns"]) for reply, row in rows.items()} == STRICTLY
+    led = {row["episode_id"]: row["action"] for row in told.turns.to_pylist() if row["action"]}
+    assert {*led.values()} == {"rewind"} and len(led) == sum(turns == 2 for _, turns in STRICTLY.values())
+
+
 @pytest.mark.parametrize("form", ["letter", "text"])
 async def test_constrained_replies_are_held_to_what_is_shown(ctx, tmp_path, form):
     samples = make_samples(tmp_path / "frames", EVERY[:6])

@@ -55,15 +55,15 @@ class References(NamedTuple):
 def parse_bits(reply: str, n: int, *, reading: JudgeReading = "last_line") -> Bits:
     """The ``n`` bits in a judge's reply; never raises.
 
-    ``last_line`` (ours): after any thoughts, the last line that is not blank holds ``n`` digits 0 or 1 with commas between, and nothing
-    else but brackets or marks of emphasis around them; thoughts that never end are no reply. ``reference`` (published code): the last
+    ``last_line`` (ours): after any thoughts, the last line that is more than marks of a fence holds ``n`` digits 0 or 1 with commas between,
+    and nothing else but brackets or marks of emphasis around them; thoughts that never end are no reply. ``reference`` (published code): the last
     such list anywhere after the thoughts; another number of digits than ``n`` counts as all 0.
     """
     text = reply[-MOST_CHARACTERS:]
     if reading == "reference":
         found = [match.group() for match in _BITS.finditer(_THOUGHT_END.sub("", text))]
         return _bits(found[-1] if found else "", n)
-    lines = [line.strip(_WRAPPING) for line in without_reasoning(text).splitlines() if line.strip()]
+    lines = [bare for line in without_reasoning(text).splitlines() if (bare := line.strip(_WRAPPING))]
     return _bits(lines[-1], n) if lines and _BITS.fullmatch(lines[-1]) else _unread(n)
 
 

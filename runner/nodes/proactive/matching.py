@@ -189,7 +189,7 @@ def _constrained(answer: str | None, options: Sequence[str]) -> Match:
 _REASONING = re.compile(r"(?i)<(/?)(?:think|thinking|thought|reasoning)>|\[(/?)think\]")
 _MARKUP = re.compile(r"[*`#~$]|\\text\b|(?<!\w)_+|_+(?!\w)|</?\w{1,12}>")
 _CUE = re.compile(
-    r"(?i)\b(?:answer|choice)\b(?:[ \t]+(?:is|would[ \t]be|should[ \t]be))?[ \t]*[\"']?[ \t]*[:=]?|\\boxed\b"
+    r"(?i)(?<!cannot )(?<!n't )(?<!not )\b(?:answer|choice)\b(?:[ \t]+(?:is|would[ \t]be|should[ \t]be))?[ \t]*[\"']?[ \t]*[:=]?|\\boxed\b"
     r"|\bi(?:'d|'ll|[ \t]+would|[ \t]+will)?[ \t]+(?:choose|pick|select|go[ \t]with)\b"
 )
 _OPENING = r"[ \t(\[{\"'>-]{0,8}(?:[Oo]ption[ \t]{1,4}[(\[]?)?"

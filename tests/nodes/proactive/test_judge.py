@@ -52,6 +52,7 @@ def record(scenario, **changes):
     ("[1, 0]", 2, (1, 0)),
     ("1, 0.", 2, (1, 0)),
     ("1, 0\n\n   \n", 2, (1, 0)),
+    ("```\n1, 0\n```", 2, (1, 0)),
     ("1,0\nThat is my verdict.", 2, None),  # the last line holds something else
     ("Verdict: 1, 0", 2, None),
     ("1, 0, 1", 2, None),

@@ -96,6 +96,7 @@ def test_strict_problems_names_what_cannot_be_told_apart():
         ("The answer is B. No, wait: the answer is F.", 5, "letter"), ("It is not a dog but a great pyrenees", 4, "text"),
         ("A. Hot dog.", None, "conflict"), ("Answer: B. Dog", None, "conflict"), ("B or F? The answer is B or F", None, "ambiguous"),
         ("A. Rewind the video.\nB. Wait for the occlusion to disappear.", None, "ambiguous"), ("a hot dog, or a dog", None, "ambiguous"),
+        ("I cannot answer yet. Rewind the video.", None, "ambiguous"),
         ("it is not a dog", None, "mismatch"), ("The answer is not B", None, "mismatch"), ("Z", None, "mismatch"), ("", None, "mismatch"),
         ("\u0412", None, "mismatch"), ("d\u043eg", None, "mismatch"), ("<think>B", None, "mismatch"), ("A person stands there", None, "mismatch"),
         (None, None, "mismatch"), ("hotdogs", None, "mismatch"),
