@@ -158,6 +158,8 @@ def metric_rows(
         estimates = dict(
             zip(ratios, metrics.estimates(list(ratios.values()), group, seed=_seed(seed, name)), strict=True)
         )
+        if "discrimination" in ratios:
+            estimates["discrimination"] = _discrimination(scenario, _seed(seed, name))
         counts = {metric: _count(metric, ratio, scenario) for metric, ratio in ratios.items()}
         guessed = ratios_of(entry.mode, uniform.columns(entry, name, scenario.names))
         chance = {metric: _value(ratio) for metric, ratio in guessed.items() if uniform.knows(entry.mode, metric)}
@@ -174,6 +176,14 @@ def metric_rows(
             for metric, estimate in estimates.items()
         ]
     return [row for part in rows.values() for row in part] + _macro_rows(entry, found, rows)
+
+
+def _discrimination(scenario: Scenario, seed: Sequence[int]) -> Estimate:
+    """As a difference of its two ends: where all samples agree, both keep the uncertainty that so few samples leave."""
+    first, last = scenario.columns["ask_first"], scenario.columns["ask_last"]
+    both = ~np.isnan(first + last)
+    ends = [metrics.mean_of(np.where(both, end, np.nan)) for end in (first, last)]
+    return metrics.difference(ends[0], ends[1], scenario.group, seed=seed)
 
 
 def _judge_failed(entry: Entry, name: str, samples: Samples, seed: int) -> tuple[Estimate, int]:

@@ -241,3 +241,10 @@ def test_scores_are_the_same_again(score):
     for table in ("metrics", "by_turn", "curves", "compared"):
         first, second = (json.dumps(getattr(s, table).to_pylist()) for s in twice)
         assert first == second
+
+
+def test_perfect_discrimination_of_few_samples_is_not_certain(score):
+    of = samples(("QD",), count=4)
+    scores = score(of, on_every_frame(of, lambda place: place == 0, lambda place: True))
+    value, low, high = (values(scores, "frames", "frames", column=c)["discrimination"] for c in ("value", "ci_low", "ci_high"))  # fmt: skip
+    assert value == high == 100 and 0 < low < 60
