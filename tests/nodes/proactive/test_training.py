@@ -187,6 +187,19 @@ def test_what_a_spec_cannot_show_is_said(model: Lvlm, squares: ProactiveSamples,
     assert "asking always pays best" in str(context.journal.messages)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_answers_come_to_be_worth_more(model: Lvlm, squares: ProactiveSamples, tmp_path: Path, seed: int) -> None:
+    """The expected reward over all prompts, by the likelihoods of the options: no luck of what is drawn is in it."""
+
+    def worth_of(asked: Lvlm) -> float:
+        found = grpo_toy.shares_of(asked, squares)
+        return (0.5 * (found.hidden_ask + found.visible_ask) + found.visible_correct) / 2
+
+    after, _ = grpo_toy.asked(tmp_path, model, squares, ask=0.5, seed=seed, steps=25, lr=3e-3, size=16)
+    assert worth_of(after) > worth_of(model) + 0.03
+
+
+@pytest.mark.large
 def test_it_learns_to_ask_where_nothing_can_be_seen(tmp_path: Path) -> None:
     """Begun from a mixture in which asking is rare but not unheard of; `benchmarks/proactive_grpo_toy.py` runs the long one."""
     made = grpo_toy.samples(tmp_path / "pictures", 64)
