@@ -2410,9 +2410,9 @@ CREATE TABLE grpo_steps (
   reward_mean DOUBLE,  -- over rollouts
   reward_std DOUBLE,  -- over rollouts
   frac_zero_std DOUBLE,  -- share of groups whose rewards are all alike: they teach nothing
-  share_ask DOUBLE,  -- rollouts with a valid request
+  share_ask DOUBLE,  -- rollouts with a request, also where it helps no more
   share_correct DOUBLE,  -- with the right category
-  share_wrong DOUBLE,  -- with a wrong category or an invalid request
+  share_wrong DOUBLE,  -- with a wrong category
   share_abstain DOUBLE,  -- that abstain
   share_unreadable DOUBLE,  -- that name nothing shown
   kl DOUBLE,  -- to the model at the start; NULL: not computed

@@ -14,7 +14,7 @@ import numpy as np
 from runner.nodes.proactive import metrics
 from runner.nodes.proactive.metrics import Estimate, Numbers, Ratio, Values
 from runner.nodes.proactive.records import SCENARIOS
-from runner.nodes.proactive.score_reading import KINDS, Entry, Samples, Turns, groups_of
+from runner.nodes.proactive.score_reading import KINDS, Drawings, Entry, Samples, Turns
 
 Row = dict[str, Any]
 
@@ -90,7 +90,7 @@ def curve_rows(entry: Entry, samples: Samples, seed: int) -> list[Row]:
     """Rows of ``pb_curves`` of an entry of mode ``frames`` or ``exact``: by scenario and stretch, then plain means over the scenarios."""
     if entry.mode not in ("frames", "exact"):
         return []
-    asked = frames_asked(entry.turns)
+    asked, drawings = frames_asked(entry.turns), Drawings(entry, samples)
     found: dict[int, list[tuple[int, list[Estimate]]]] = {}
     rows = []
     for number, name in enumerate(SCENARIOS):
@@ -99,14 +99,15 @@ def curve_rows(entry: Entry, samples: Samples, seed: int) -> list[Row]:
         sample = np.full(len(entry.scenario), -1, np.int64)
         sample[rows_of] = of
         draws = np.bincount(of, minlength=len(names))
-        group = groups_of(name, names.tolist(), samples)
+        group = drawings.of(name, names.tolist())
         for stretch in range(len(PLACES)):
             here = (asked.stretch == stretch) & (sample[asked.episode] >= 0)
             if not here.any():
                 continue
             own = sample[asked.episode[here]]
             ratios = _ratios(own, 1.0 / draws[own], asked.asks[here], asked.right[here], len(names))
-            estimates = metrics.estimates(ratios, group, seed=[seed, *name.encode(), stretch])
+            draws_of = [*drawings.seed(seed, name), stretch]
+            estimates = metrics.estimates(ratios, group, groups=drawings.groups, seed=draws_of)
             found.setdefault(stretch, []).append((int(here.sum()), estimates))
             rows.append(_row(entry.label, name, stretch, int(here.sum()), estimates))
     for stretch, parts in sorted(found.items()):

@@ -52,7 +52,7 @@ class MadeProactive(ProactiveSamples):
     summary: dict[str, Any]
 
 
-@step("proactive.make", version="1", estimate=_cost)
+@step("proactive.make", version="2", estimate=_cost)
 def make(
     ctx: StepContext,
     *,

@@ -1,7 +1,8 @@
 """Metrics of episodes with 95 % intervals. Pure numpy on arrays by sample; no I/O.
 
 A metric is a ratio of sums over samples (``Ratio``): several draws of one sample are averaged before they come here, so that each sample counts
-once. Samples of one drawing (``group``) are resampled together. Sources: arXiv 2603.19466 for accuracy, proactive suggestion rate and
+once. Samples of one drawing (``group``) are resampled together. Where all samples agree resampling shows no width: then the limits say how far
+those could move it that would differ, of which Wilson's limit of 0 of so many groups bounds the share. Sources: arXiv 2603.19466 for accuracy, proactive suggestion rate and
 their plain mean over scenarios; intervals, discrimination and successes per request are ours.
 """
 
@@ -24,22 +25,24 @@ _AT_ONCE = 1 << 21
 
 
 class Ratio(NamedTuple):
-    """``factor`` x sum of ``above`` / sum of ``below``, both float64 [n] by sample. ``share``: no sample's part above exceeds that below, so
-    that the ratio lies in 0..1."""
+    """``factor`` x sum of ``above`` / sum of ``below``, both float64 [n] by sample. ``ends``: between which the ratio lies in any sample, whatever
+    is played (0 and 1 of a share); None: not known."""
 
     above: Values
     below: Values
     factor: float = 100.0
-    share: bool = True
+    ends: tuple[float, float] | None = (0.0, 1.0)
 
 
 class Estimate(NamedTuple):
-    """``value`` with its 95 % limits (NaN: not known) and the bootstrap ``draws`` [B] behind them."""
+    """``value`` with its 95 % limits (NaN: not known) and the bootstrap ``draws`` [B]. ``own``: the limits hold an uncertainty that the draws
+    do not show, of samples that all agree."""
 
     value: float
     low: float
     high: float
     draws: Values
+    own: bool = False
 
 
 def accuracy(success: ArrayLike) -> float:
@@ -67,95 +70,143 @@ def discrimination(first: ArrayLike, last: ArrayLike) -> Ratio:
     exactly where it should; 0: the frame makes no difference; uniform guessing is near 0.
     """
     difference = np.asarray(first, np.float64) - np.asarray(last, np.float64)
-    return Ratio(difference, np.ones(difference.shape), share=False)
+    return Ratio(difference, np.ones(difference.shape), ends=(-1.0, 1.0))
 
 
 def success_per_request(success: ArrayLike, requests: ArrayLike) -> Ratio:
     """Successes of episodes [n] in which a request was met, a hundred requests that were met."""
     met = np.asarray(requests, np.float64)
-    return Ratio(np.where(met > 0, np.asarray(success, np.float64), 0.0), met, share=False)
+    return Ratio(np.where(met > 0, np.asarray(success, np.float64), 0.0), met)
 
 
-def mean_of(values: ArrayLike, factor: float = 100.0, *, share: bool = True) -> Ratio:
-    """``factor`` x the mean of ``values`` [n]; NaN where a sample does not count."""
+def mean_of(values: ArrayLike, factor: float = 100.0, *, ends: tuple[float, float] | None = (0.0, 1.0)) -> Ratio:
+    """``factor`` x the mean of ``values`` [n], which lie between ``ends``; NaN where a sample does not count."""
     array = np.asarray(values, np.float64)
     known = ~np.isnan(array)
-    return Ratio(np.where(known, array, 0.0), known.astype(np.float64), factor, share)
+    return Ratio(np.where(known, array, 0.0), known.astype(np.float64), factor, ends)
 
 
 # --- estimates -------------------------------------------------------------------------------------------------------
 
 
 def estimates(
-    ratios: Sequence[Ratio], group: Numbers, *, draws: int = DRAWS, seed: Sequence[int] = (0,)
+    ratios: Sequence[Ratio],
+    group: Numbers,
+    *,
+    groups: int | None = None,
+    draws: int = DRAWS,
+    seed: Sequence[int] = (0,),
 ) -> list[Estimate]:
     """Each ratio with its interval; all share the same draws of groups, so that their draws are paired.
 
-    ``group`` int64 [n]: samples of one number are drawn together. Wilson's interval where samples stand alone and each counts 0 or 1, and
-    where all or none are; else a percentile bootstrap over the groups. One group alone has no interval.
+    ``group`` int64 [n]: samples of one number are drawn together. ``groups``: how many numbers there are where some stand for drawings that
+    only other scenarios have; estimates with the same ``groups`` and ``seed`` draw the same numbers and are paired, too. Wilson's
+    interval where samples stand alone and each counts 0 or 1; where all agree, ``_agreeing``; else a percentile bootstrap over
+    the groups. One group alone has no interval unless its samples agree.
     """
     if not ratios:
         return []
-    sums = _by_group(ratios, group)
+    sums = _by_group(ratios, group, groups)
     values = _joined(sums.sum(0, keepdims=True), ratios)[0]
     drawn = np.concatenate([_joined(counts @ sums, ratios) for counts in _counts(len(sums), draws, seed)])
-    return [
-        Estimate(float(values[i]), *_interval(ratio, group, float(values[i]), drawn[:, i]), drawn[:, i])
-        for i, ratio in enumerate(ratios)
-    ]
+    return [_estimate(ratio, group, float(values[i]), drawn[:, i]) for i, ratio in enumerate(ratios)]
 
 
 def difference(
-    first: Ratio, second: Ratio, group: Numbers, *, draws: int = DRAWS, seed: Sequence[int] = (0,)
-) -> Estimate:
-    """``first`` - ``second`` of the same samples [n], with a paired bootstrap; where neither moves in it (all or none are right in
-    both), their own limits are joined as those of independent estimates."""
-    one, other = estimates([first, second], group, draws=draws, seed=seed)
+    first: Ratio, second: Ratio, group: Numbers, *,
+    groups: int | None = None, draws: int = DRAWS, seed: Sequence[int] = (0,),
+) -> Estimate:  # fmt: skip
+    """``first`` - ``second`` of the same samples [n], with a paired bootstrap.
+
+    Where the samples of one of them agree, it does not move in the bootstrap, and the limits of both are joined as those of independent
+    estimates. Where both move alike in every sample, the limits are those of a ratio in which all agree.
+    """
+    one, other = estimates([first, second], group, groups=groups, draws=draws, seed=seed)
+    if one.own or other.own:
+        return less(one, other)
     value, drawn = one.value - other.value, one.draws - other.draws
-    if _still(one.draws) and _still(other.draws):
-        below = (one.value - one.low) ** 2, (other.high - other.value) ** 2
-        above = (one.high - one.value) ** 2, (other.value - other.low) ** 2
-        return Estimate(value, *_joined_limits(value, below, above), drawn)
     counted = np.minimum(first.below, second.below)
+    if (first.below == second.below).all() and first.factor == second.factor:
+        ends = (first.ends[0] - second.ends[1], first.ends[1] - second.ends[0]) if first.ends and second.ends else None
+        return _estimate(Ratio(first.above - second.above, first.below, first.factor, ends), group, value, drawn)
     return Estimate(value, *_percentiles(drawn, _groups_counted(counted, group)), drawn)
 
 
-def macro_estimate(parts: Sequence[Estimate]) -> Estimate:
-    """The plain mean over scenarios, resampled within each.
+def less(first: Estimate, second: Estimate) -> Estimate:
+    """``first`` - ``second``: from their draws, which may be paired, or, where those of one do not tell all, from the limits of both."""
+    drawn = first.draws - second.draws
+    if not (first.own or second.own):
+        limits = _percentiles(drawn, 0 if np.isnan([first.low, second.low]).any() else 2)
+        return Estimate(first.value - second.value, *limits, drawn)
+    turned = Estimate(-second.value, -second.high, -second.low, -second.draws, True)
+    return Estimate(*_sum_of([first._replace(own=True), turned]), drawn, True)
 
-    Where the draws have no width (all or none are right everywhere), the scenarios' own limits are joined as those of independent
-    estimates: mean -+ sqrt(sum of squared distances) / S (Zou and Donner 2008, Statistics in Medicine 27, 1693-1702). No interval where
-    a scenario has none.
+
+def macro_estimate(parts: Sequence[Estimate]) -> Estimate:
+    """The plain mean over scenarios: limits of the mean of their draws, joined with the own limits of those whose draws do not tell all.
+
+    Draws of scenarios are paired only where they were made so (``estimates``). No interval where a scenario has none.
     """
     known = [part for part in parts if not np.isnan(part.value)]
     if not known:
         return Estimate(float("nan"), float("nan"), float("nan"), np.full(1, np.nan))
-    value = float(np.mean([part.value for part in known]))
     drawn = np.mean([part.draws for part in known], axis=0)
-    if any(np.isnan(part.low) for part in known):
+    value, low, high = (number / len(known) for number in _sum_of(known))
+    return Estimate(value, low, high, drawn, any(part.own for part in known))
+
+
+def _sum_of(parts: Sequence[Estimate]) -> tuple[float, float, float]:
+    """Sum of estimates and its limits: one interval from the draws of those whose draws tell all, which may be paired, and the own limits
+    of the others, all joined as those of independent estimates: sum -+ root of the sum of squared distances to the limits (Zou
+    and Donner 2008, Statistics in Medicine 27, 1693-1702)."""
+    value = float(sum(part.value for part in parts))
+    if any(np.isnan(part.low) for part in parts):
+        return value, float("nan"), float("nan")
+    moving = [part for part in parts if not part.own]
+    told = [(part.value, part.low, part.high) for part in parts if part.own]
+    if moving:
+        centre = float(sum(part.value for part in moving))
+        told.append((centre, *_percentiles(np.sum([part.draws for part in moving], axis=0), 2)))
+    below, above = (np.sqrt(sum((limits[0] - limits[i]) ** 2 for limits in told)) for i in (1, 2))
+    return value, value - float(below), value + float(above)
+
+
+def _estimate(ratio: Ratio, group: Numbers, value: float, drawn: Values) -> Estimate:
+    groups = _groups_counted(ratio.below, group)
+    if np.isnan(value) or not groups:
         return Estimate(value, float("nan"), float("nan"), drawn)
-    low, high = _percentiles(drawn, 2)
-    if _still(drawn):
-        size = len(known) ** 2
-        below = [(part.value - part.low) ** 2 / size for part in known]
-        above = [(part.high - part.value) ** 2 / size for part in known]
-        low, high = _joined_limits(value, below, above)
-    return Estimate(value, low, high, drawn)
+    if _agree(ratio, groups, drawn):
+        return Estimate(value, *_agreeing(ratio, value, groups), drawn, True)
+    counted = int((ratio.below > 0).sum())
+    certain = bool(np.isin(ratio.above, (0.0, 1.0)).all() and np.isin(ratio.below, (0.0, 1.0)).all())
+    if ratio.ends == (0.0, 1.0) and certain and groups == counted:
+        low, high = wilson_interval(ratio.above.sum(), groups)
+        return Estimate(value, ratio.factor * float(low), ratio.factor * float(high), drawn)
+    return Estimate(value, *_percentiles(drawn, groups), drawn)
 
 
-def _still(drawn: Values) -> bool:
-    """Whether the draws have no width but that of rounding."""
-    return bool(np.ptp(drawn) <= 1e-9) if not np.isnan(drawn).any() else False
+def _agree(ratio: Ratio, groups: int, drawn: Values) -> bool:
+    """Whether the draws have no width but that of rounding, and not only because there is one group of samples that differ."""
+    known = drawn[~np.isnan(drawn)]
+    counts = ratio.below > 0
+    alike = groups > 1 or np.ptp(ratio.above[counts] / ratio.below[counts]) <= 1e-9
+    return bool(alike and len(known) and np.ptp(known) <= 1e-9)
 
 
-def _joined_limits(value: float, below: Sequence[float], above: Sequence[float]) -> tuple[float, float]:
-    """Limits from squared distances to the limits of independent parts."""
-    return value - float(np.sqrt(sum(below))), value + float(np.sqrt(sum(above)))
+def _agreeing(ratio: Ratio, value: float, groups: int) -> tuple[float, float]:
+    """Limits of a ratio in which all ``groups`` agree: up to p of all may differ, p Wilson's upper limit of 0 of ``groups``, and may be at
+    either end: value - p (value - least) to value + p (most - value). For a share of all or none that is Wilson's interval.
+    NaN where the ends are not known."""
+    if ratio.ends is None:
+        return float("nan"), float("nan")
+    differ = float(wilson_interval(0, groups)[1])
+    least, most = (ratio.factor * end for end in ratio.ends)
+    return value - differ * max(value - least, 0.0), value + differ * max(most - value, 0.0)
 
 
-def _by_group(ratios: Sequence[Ratio], group: Numbers) -> Values:
+def _by_group(ratios: Sequence[Ratio], group: Numbers, groups: int | None) -> Values:
     """Sums [groups, 2 x ratios]."""
-    size = int(group.max()) + 1 if len(group) else 0
+    size = groups or (int(group.max()) + 1 if len(group) else 0)
     columns = [np.bincount(group, values, size) for ratio in ratios for values in (ratio.above, ratio.below)]
     return np.stack(columns, 1) if size else np.zeros((0, 2 * len(ratios)))
 
@@ -177,20 +228,6 @@ def _counts(groups: int, draws: int, seed: Sequence[int]) -> Iterator[Values]:
         size = min(block, draws - start)
         drawn = generator.integers(groups, size=(size, groups)) + np.arange(size)[:, None] * groups
         yield np.bincount(drawn.ravel(), minlength=size * groups).reshape(size, groups).astype(np.float64)
-
-
-def _interval(ratio: Ratio, group: Numbers, value: float, drawn: Values) -> tuple[float, float]:
-    groups = _groups_counted(ratio.below, group)
-    if np.isnan(value) or not groups:
-        return float("nan"), float("nan")
-    counted = int((ratio.below > 0).sum())
-    certain = bool(np.isin(ratio.above, (0.0, 1.0)).all() and np.isin(ratio.below, (0.0, 1.0)).all())
-    extreme = not ratio.above.any() or bool((ratio.above == ratio.below).all())
-    if ratio.share and (extreme or (certain and groups == counted)):
-        right = ratio.above.sum() if not extreme else groups * (value > 0)
-        low, high = wilson_interval(right, groups)
-        return ratio.factor * float(low), ratio.factor * float(high)
-    return _percentiles(drawn, groups)
 
 
 def _groups_counted(below: Values, group: Numbers) -> int:

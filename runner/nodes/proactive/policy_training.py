@@ -202,7 +202,7 @@ class PolicyTrainer:
             for number, starts in enumerate(parts):
                 self._reseed(step, number)
                 done.append(self._play(starts, step, number))
-        batches = self._batches(done)
+        batches = self._batches(done, step)
         total, tokens = sum(len(b.rollouts) for b in batches), sum(r.tokens for b in batches for r in b.rollouts)
         self.learner.training()
         for update in range(self.spec.updates):
@@ -212,14 +212,19 @@ class PolicyTrainer:
             self._move(step, sums)
         return done
 
-    def _batches(self, done: Sequence[Draw]) -> list[Batch]:
-        """Advantages over the whole step; with several updates, what the policy said before the first."""
+    def _batches(self, done: Sequence[Draw], step: int) -> list[Batch]:
+        """Advantages over the whole step; with several updates, what the policy said before the first, under the dropout of that one: its
+        ratios are 1."""
         gains = self._gains([rollout for played in done for rollout in played.rollouts])
         cut = torch.split(gains, [len(played.rollouts) for played in done])
         if self.spec.updates == 1:
             return [Batch(played.rollouts, some, None) for played, some in zip(done, cut, strict=True)]
+        self.learner.training()
+        old = []
         with torch.no_grad():
-            old = [grid(self._likelihoods(played.rollouts).logp, played.rollouts)[0] for played in done]
+            for number, played in enumerate(done):
+                self._reseed(step, number, 0)
+                old.append(grid(self._likelihoods(played.rollouts).logp, played.rollouts)[0])
         return [Batch(p.rollouts, some, before) for p, some, before in zip(done, cut, old, strict=True)]
 
     def _play(self, starts: Sequence[Situation], step: int, part: int) -> Draw:
@@ -339,9 +344,9 @@ class PolicyTrainer:
 
 
 def shares(kinds: Sequence[str]) -> dict[str, float]:
-    """Shares of the kinds of answers, as ``grpo_steps`` names them."""
+    """Shares of the kinds of answers, as ``grpo_steps`` names them; a request is one also where it helps no more."""
     named = {
-        "share_ask": ("ask_valid",), "share_correct": ("category_true",), "share_wrong": ("category_false", "ask_invalid"),
+        "share_ask": ("ask_valid", "ask_invalid"), "share_correct": ("category_true",), "share_wrong": ("category_false",),
         "share_abstain": ("abstain",), "share_unreadable": ("unreadable",),
     }  # fmt: skip
     return {name: sum(kind in some for kind in kinds) / len(kinds) for name, some in named.items()}

@@ -211,9 +211,35 @@ def _probable(table: pa.Table, answer: np.ndarray[Any, Any]) -> tuple[Values, Va
     return (np.where(has[:, None], kinds, np.nan), np.where(has, right, np.nan), np.where(has, best, np.nan))
 
 
-def groups_of(scenario: str, names: Sequence[str], samples: Samples) -> Numbers:
-    """Numbers from 0 of what is resampled together: drawings, or samples that stand alone."""
-    drawn = [samples[scenario, name]["drawn_with"] for name in names]
-    keys = [("alone", name) if tie is None else ("drawn", tie) for name, tie in zip(names, drawn, strict=True)]
-    number: Mapping[tuple[str, str], int] = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    return np.array([number[key] for key in keys], np.int64)
+class Drawings:
+    """What is resampled together, of all samples of an entry: drawings, or samples that stand alone.
+
+    Where one drawing is behind samples of several scenarios, all drawings of the entry are numbered and drawn at once (``groups``: how many), so
+    that means over scenarios know what these have in common; a scenario's number of samples then varies a little from draw to draw.
+    Else each scenario has numbers and draws of its own (``groups`` None).
+    """
+
+    def __init__(self, entry: Entry, samples: Samples) -> None:
+        self._samples = samples
+        names = [SCENARIOS[i] for i in entry.scenario.tolist()]
+        played = dict.fromkeys(zip(names, entry.sample.tolist(), strict=True))
+        played |= dict.fromkeys((scenario, name) for scenario, own in entry.unread.items() for name in own)
+        ties = {(samples[place]["drawn_with"], place[0]) for place in played}
+        tied = [tie for tie, _ in ties if tie is not None]
+        keys = dict.fromkeys(self._key(*place) for place in played)
+        self._number = {key: i for i, key in enumerate(keys)} if len(tied) > len(set(tied)) else None
+        self.groups = len(keys) if self._number else None
+
+    def _key(self, scenario: str, name: str) -> tuple[str, ...]:
+        tie = self._samples[scenario, name]["drawn_with"]
+        return ("alone", scenario, name) if tie is None else ("drawn", tie)
+
+    def of(self, scenario: str, names: Sequence[str]) -> Numbers:
+        """Numbers int64 [n] of these samples."""
+        keys = [self._key(scenario, name) for name in names]
+        number = self._number or {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        return np.array([number[key] for key in keys], np.int64)
+
+    def seed(self, seed: int, scenario: str) -> list[int]:
+        """Of the scenario's draws: one for all where they are drawn at once."""
+        return [seed] if self.groups else [seed, *scenario.encode()]

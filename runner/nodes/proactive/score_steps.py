@@ -38,9 +38,7 @@ def score(
     references = [one for one in scored if one.entry.mode == "reference"]
     uniform = UniformColumns(known)
     measured = [
-        row
-        for one in ctx.track(scored, unit="lists")
-        for row in scoring.metric_rows(one, references, known, uniform, seed)
+        row for one in ctx.track(scored, unit="lists") for row in scoring.metric_rows(one, references, uniform, seed)
     ]
     for one in scored:
         scoring.warn_of_failures(ctx.warn, one)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from runner.errors import DataError, UsageError
 from runner.nodes.proactive import metrics
 from runner.nodes.proactive.metrics import Estimate, Numbers, Ratio, Values
 from runner.nodes.proactive.records import SCENARIOS
-from runner.nodes.proactive.score_reading import KINDS, LISTED, Entry, Samples, groups_of
+from runner.nodes.proactive.score_reading import KINDS, LISTED, Drawings, Entry, Samples
 from runner.nodes.proactive.uniform import UniformColumns
 
 Row = dict[str, Any]
@@ -32,8 +32,8 @@ COMPARED = ("acc", "psr", "discrimination")
 
 
 class Scenario(NamedTuple):
-    """One entry's samples [n] of one scenario: ``names`` in order, ``columns`` by sample (means over draws), ``group``: what is resampled together,
-    ``episodes``: that are no failures."""
+    """One entry's samples [n] of one scenario: ``names`` in order, ``columns`` by sample (means over draws; ``most_requests``: that can be met),
+    ``group``: what is resampled together, ``episodes``: that are no failures."""
 
     names: list[str]
     columns: Columns
@@ -42,7 +42,7 @@ class Scenario(NamedTuple):
     n_error: int
 
 
-def by_scenario(entry: Entry, samples: Samples) -> dict[str, Scenario]:
+def by_scenario(entry: Entry, samples: Samples, drawings: Drawings) -> dict[str, Scenario]:
     """The entry's samples by scenario; a scenario of failures only has none."""
     episodes = episode_columns(entry)
     found = {}
@@ -50,7 +50,9 @@ def by_scenario(entry: Entry, samples: Samples) -> dict[str, Scenario]:
         rows = np.flatnonzero(entry.scenario == SCENARIOS.index(scenario))
         names, of = np.unique(entry.sample[rows].astype(str), return_inverse=True)
         columns = {name: _means(values[rows], of, len(names)) for name, values in episodes.items()}
-        group = groups_of(scenario, names.tolist(), samples)
+        turns = [samples[scenario, name]["max_turns"] for name in names.tolist()]
+        columns["most_requests"] = np.array(turns, np.float64) - 1
+        group = drawings.of(scenario, names.tolist())
         found[scenario] = Scenario(names.tolist(), columns, group, len(rows), entry.n_error.get(scenario, 0))
     return found
 
@@ -100,7 +102,8 @@ def ratios_of(mode: str, columns: Columns) -> dict[str, Ratio]:
     if mode in PLAYED or mode == "reference":
         found["acc"] = mean(c["success"])
     if mode in PLAYED:
-        found |= {"psr": mean(c["interventions"], 1.0, share=False), "exhausted": mean(c["exhausted"])}
+        most = float(np.max(c["most_requests"], initial=0.0)) if "most_requests" in c else 0.0
+        found |= {"psr": mean(c["interventions"], 1.0, ends=(0.0, most)), "exhausted": mean(c["exhausted"])}
         known = ~np.isnan(c["after"])
         met = np.where(known, c["interventions"], 0.0)
         found["success_per_request"] = metrics.success_per_request(np.where(known, c["after"], 0.0), met)
@@ -130,23 +133,35 @@ _WHOLE = {name: SHARES[name] for name in ("asked", "abstained", "predicted", "un
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
+class Drawn(TypedDict):
+    """Settings of draws."""
+
+    groups: int | None
+    seed: list[int]
+
+
 class Scored(NamedTuple):
-    """An entry with its samples and the ratios of its metrics, by scenario."""
+    """An entry with its samples and the ratios of its metrics, by scenario, and what is resampled together."""
 
     entry: Entry
     scenarios: dict[str, Scenario]
     ratios: dict[str, dict[str, Ratio]]
+    drawings: Drawings
+
+    def drawn(self, seed: int, name: str) -> Drawn:
+        """How the samples of a scenario are drawn."""
+        return {"groups": self.drawings.groups, "seed": self.drawings.seed(seed, name)}
 
 
 def scored(entry: Entry, samples: Samples) -> Scored:
     """The entry's samples and ratios."""
-    scenarios = by_scenario(entry, samples)
-    return Scored(entry, scenarios, {name: ratios_of(entry.mode, found.columns) for name, found in scenarios.items()})
+    drawings = Drawings(entry, samples)
+    scenarios = by_scenario(entry, samples, drawings)
+    ratios = {name: ratios_of(entry.mode, found.columns) for name, found in scenarios.items()}
+    return Scored(entry, scenarios, ratios, drawings)
 
 
-def metric_rows(
-    one: Scored, references: Sequence[Scored], samples: Samples, uniform: UniformColumns, seed: int
-) -> list[Row]:
+def metric_rows(one: Scored, references: Sequence[Scored], uniform: UniformColumns, seed: int) -> list[Row]:
     """Rows of ``pb_metrics`` of one entry: by scenario, then their plain means. ``references``: entries of mode ``reference``, of which that of the
     same label, else the only one of the same model, says what could be reached."""
     entry = one.entry
@@ -154,22 +169,20 @@ def metric_rows(
     found: dict[str, dict[str, Estimate]] = {}
     rows: dict[str, list[Row]] = {}
     for name, scenario in one.scenarios.items():
-        ratios, group = one.ratios[name], scenario.group
-        estimates = dict(
-            zip(ratios, metrics.estimates(list(ratios.values()), group, seed=_seed(seed, name)), strict=True)
-        )
+        ratios, drawn = one.ratios[name], one.drawn(seed, name)
+        measured = metrics.estimates(list(ratios.values()), scenario.group, **drawn)
+        estimates = dict(zip(ratios, measured, strict=True))
         if "discrimination" in ratios:
-            estimates["discrimination"] = _discrimination(scenario, _seed(seed, name))
+            first, last = _ends(scenario.columns)
+            estimates["discrimination"] = metrics.difference(first, last, scenario.group, **drawn)
         counts = {metric: _count(metric, ratio, scenario) for metric, ratio in ratios.items()}
         guessed = ratios_of(entry.mode, uniform.columns(entry, name, scenario.names))
         chance = {metric: _value(ratio) for metric, ratio in guessed.items() if uniform.knows(entry.mode, metric)}
         if name in entry.unread:
-            estimates["judge_failed"], counts["judge_failed"] = _judge_failed(entry, name, samples, seed)
+            estimates["judge_failed"], counts["judge_failed"] = _judge_failed(one, name, seed)
         if beside is not None and name in beside.scenarios:
             _add_reference(one, beside, name, seed, estimates, counts)
-            best = ratios_of("reference", uniform.columns(beside.entry, name, beside.scenarios[name].names))
-            chance["reference_acc"] = _value(best["acc"])
-            chance["gap"] = chance["reference_acc"] - chance.get("acc", float("nan"))
+            chance |= _guessed_reference(one, beside, name, uniform)
         found[name] = estimates
         rows[name] = [
             _row(entry, name, metric, estimate, counts[metric], scenario.n_error, chance.get(metric))
@@ -178,19 +191,19 @@ def metric_rows(
     return [row for part in rows.values() for row in part] + _macro_rows(entry, found, rows)
 
 
-def _discrimination(scenario: Scenario, seed: Sequence[int]) -> Estimate:
-    """As a difference of its two ends: where all samples agree, both keep the uncertainty that so few samples leave."""
-    first, last = scenario.columns["ask_first"], scenario.columns["ask_last"]
-    both = ~np.isnan(first + last)
-    ends = [metrics.mean_of(np.where(both, end, np.nan)) for end in (first, last)]
-    return metrics.difference(ends[0], ends[1], scenario.group, seed=seed)
+def _ends(columns: Columns) -> tuple[Ratio, Ratio]:
+    """Requests at both ends of the way, of samples that have both: where all agree, each end keeps the uncertainty that so few leave."""
+    both = ~np.isnan(columns["ask_first"] + columns["ask_last"])
+    first, last = (metrics.mean_of(np.where(both, columns[name], np.nan)) for name in ("ask_first", "ask_last"))
+    return first, last
 
 
-def _judge_failed(entry: Entry, name: str, samples: Samples, seed: int) -> tuple[Estimate, int]:
+def _judge_failed(one: Scored, name: str, seed: int) -> tuple[Estimate, int]:
     """Percent of the judged samples of which the judge's reply could not be read, whether that made them failures or not."""
-    unread = entry.unread[name]
-    group = groups_of(name, list(unread), samples)
-    return metrics.estimates([metrics.mean_of(list(unread.values()))], group, seed=_seed(seed, name))[0], len(unread)
+    unread = one.entry.unread[name]
+    group = one.drawings.of(name, list(unread))
+    ratio = metrics.mean_of(list(unread.values()))
+    return metrics.estimates([ratio], group, **one.drawn(seed, name))[0], len(unread)
 
 
 def _macro_rows(
@@ -236,10 +249,6 @@ def _count(metric: str, ratio: Ratio, scenario: Scenario) -> int:
     return scenario.episodes
 
 
-def _seed(seed: int, scenario: str) -> list[int]:
-    return [seed, *scenario.encode()]
-
-
 # --- the most telling frame, and other models ---------------------------------------------------------------------------
 
 
@@ -258,21 +267,52 @@ def _add_reference(
     """``reference_acc`` of all its samples, and ``gap`` = reference - acc of the samples that both have."""
     reference = beside.scenarios[name]
     ratio = beside.ratios[name]["acc"]
-    estimates["reference_acc"] = metrics.estimates([ratio], reference.group, seed=_seed(seed, name))[0]
+    estimates["reference_acc"] = metrics.estimates([ratio], reference.group, **beside.drawn(seed, name))[0]
     estimates["gap"], shared = _paired(beside, one, name, "acc", seed)
     counts |= {"reference_acc": reference.episodes, "gap": shared}
 
 
-def _paired(first: Scored, second: Scored, name: str, metric: str, seed: int) -> tuple[Estimate, int]:
-    """``first`` - ``second`` of the samples that both have a value of, and their number."""
+def _guessed_reference(one: Scored, beside: Scored, name: str, uniform: UniformColumns) -> dict[str, float]:
+    """What uniform guessing has of both, ``gap`` on the samples that the model's has."""
+    best = ratios_of("reference", uniform.columns(beside.entry, name, beside.scenarios[name].names))
+    found = {"reference_acc": _value(best["acc"])}
+    if uniform.knows(one.entry.mode, "gap"):
+        mine, theirs = _shared(one, beside, name, "acc")
+        names = np.array(one.scenarios[name].names, object)[mine].tolist()
+        guessed = ratios_of(one.entry.mode, uniform.columns(one.entry, name, names))["acc"]
+        clear = best["acc"]._replace(above=best["acc"].above[theirs], below=best["acc"].below[theirs])
+        found["gap"] = _value(clear) - _value(guessed)
+    return found
+
+
+def _shared(first: Scored, second: Scored, name: str, metric: str) -> tuple[Numbers, Numbers]:
+    """Places in both of the samples that both have a value of."""
     one, other = first.scenarios[name], second.scenarios[name]
     _, mine, theirs = np.intersect1d(one.names, other.names, return_indices=True)
+    known = (first.ratios[name][metric].below[mine] > 0) & (second.ratios[name][metric].below[theirs] > 0)
+    return mine[known], theirs[known]
+
+
+def _paired(first: Scored, second: Scored, name: str, metric: str, seed: int) -> tuple[Estimate, int]:
+    """``first`` - ``second`` of the samples that both have a value of, and their number."""
+    mine, theirs = _shared(first, second, name, metric)
+    group, drawn = first.scenarios[name].group[mine], first.drawn(seed, name)
+    if drawn["groups"] is None:
+        group = np.unique(group, return_inverse=True)[1].astype(np.int64)
+    if metric == "discrimination":
+        return _paired_ends(first.scenarios[name].columns, second.scenarios[name].columns, (mine, theirs), group, drawn), len(mine)  # fmt: skip
     a, b = first.ratios[name][metric], second.ratios[name][metric]
-    known = (a.below[mine] > 0) & (b.below[theirs] > 0)
-    mine, theirs = mine[known], theirs[known]
-    _, group = np.unique(one.group[mine], return_inverse=True)
     parts = [r._replace(above=r.above[at], below=r.below[at]) for r, at in ((a, mine), (b, theirs))]
-    return metrics.difference(parts[0], parts[1], group.astype(np.int64), seed=_seed(seed, name)), len(mine)
+    return metrics.difference(parts[0], parts[1], group, **drawn), len(mine)
+
+
+def _paired_ends(first: Columns, second: Columns, places: tuple[Numbers, Numbers], group: Numbers, drawn: Drawn) -> Estimate:  # fmt: skip
+    """Difference of two discriminations, each with the uncertainty of its own ends."""
+    mine, theirs = (
+        metrics.difference(*(r._replace(above=r.above[at], below=r.below[at]) for r in _ends(columns)), group, **drawn)
+        for columns, at in zip((first, second), places, strict=True)
+    )
+    return metrics.less(mine, theirs)
 
 
 def compared_rows(all_scored: Sequence[Scored], labels: Sequence[str], seed: int) -> list[Row]:

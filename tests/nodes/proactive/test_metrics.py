@@ -32,7 +32,7 @@ def test_values_by_hand():
     assert macro({"ROD": 10.0, "QD": 30.0, "COCO": float("nan")}) == 20.0
     assert one(discrimination([1.0, 0.5, 1.0], [0.0, 0.5, 0.25])).value == pytest.approx(100 * 1.75 / 3)
     assert one(success_per_request([1, 1, 0, 1], [0, 2, 3, 1])).value == pytest.approx(100 * 2 / 6)
-    assert one(mean_of([2.0, np.nan, 4.0], 1.0, share=False)).value == 3.0
+    assert one(mean_of([2.0, np.nan, 4.0], 1.0, ends=None)).value == 3.0
 
 
 def test_nothing_to_count_has_no_value():
@@ -58,21 +58,21 @@ def test_wilson_counts_groups_where_all_or_none_are_right():
 def test_bootstrap_of_groups_has_the_spread_of_group_means(seed, groups):
     """For groups of one size the variance of the resampled mean is that of the group means over their number."""
     values = np.random.default_rng(seed).gamma(2.0, 1.0, (groups, 3))
-    found = one(mean_of(values.ravel(), 1.0, share=False), np.repeat(np.arange(groups), 3), draws=4000)
+    found = one(mean_of(values.ravel(), 1.0, ends=None), np.repeat(np.arange(groups), 3), draws=4000)
     assert found.value == pytest.approx(values.mean())
     assert found.draws.std() == pytest.approx(values.mean(1).std() / np.sqrt(groups), rel=0.08)
     assert found.low <= found.value <= found.high
 
 
 def test_one_group_alone_has_no_interval():
-    found = one(mean_of(np.arange(6.0), 1.0, share=False), np.zeros(6, np.int64))
+    found = one(mean_of(np.arange(6.0), 1.0, ends=None), np.zeros(6, np.int64))
     assert found.value == 2.5
     assert np.isnan([found.low, found.high]).all()
 
 
 def test_the_same_seed_draws_the_same_and_ratios_share_their_draws():
     values = np.random.default_rng(1).random(40)
-    first, second = (mean_of(v, 1.0, share=False) for v in (values, 1 - values))
+    first, second = (mean_of(v, 1.0, ends=None) for v in (values, 1 - values))
     a, b = estimates([first, second], ALONE, seed=(3, 4))
     assert (a.draws + b.draws == pytest.approx(1)) and (one(first, seed=(3, 4)).draws == a.draws).all()
     assert (one(first, seed=(3, 5)).draws != a.draws).any()
@@ -80,10 +80,10 @@ def test_the_same_seed_draws_the_same_and_ratios_share_their_draws():
 
 def test_paired_differences_see_what_both_have_in_common():
     values = np.random.default_rng(2).normal(0, 10, 40)
-    first, second = (mean_of(v, 1.0, share=False) for v in (values + 1, values))
+    first, second = (mean_of(v, 1.0, ends=None) for v in (values + 1, values))
     found = difference(first, second, ALONE)
     assert (found.value, found.low, found.high) == pytest.approx((1, 1, 1))
-    wide = difference(first, mean_of(values[::-1], 1.0, share=False), ALONE)
+    wide = difference(first, mean_of(values[::-1], 1.0, ends=None), ALONE)
     assert wide.high - wide.low > 3
     assert difference(first, first, ALONE)[:3] == (0, 0, 0)
 
