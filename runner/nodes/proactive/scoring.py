@@ -308,11 +308,11 @@ def _paired(first: Scored, second: Scored, name: str, metric: str, seed: int) ->
 
 def _paired_ends(first: Columns, second: Columns, places: tuple[Numbers, Numbers], group: Numbers, drawn: Drawn) -> Estimate:  # fmt: skip
     """Difference of two discriminations, each with the uncertainty of its own ends."""
-    mine, theirs = (
-        metrics.difference(*(r._replace(above=r.above[at], below=r.below[at]) for r in _ends(columns)), group, **drawn)
-        for columns, at in zip((first, second), places, strict=True)
-    )
-    return metrics.less(mine, theirs)
+    found = []
+    for columns, at in zip((first, second), places, strict=True):
+        begin, end = (ratio._replace(above=ratio.above[at], below=ratio.below[at]) for ratio in _ends(columns))
+        found.append(metrics.difference(begin, end, group, **drawn))
+    return metrics.less(*found)
 
 
 def compared_rows(all_scored: Sequence[Scored], labels: Sequence[str], seed: int) -> list[Row]:

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from results.tables import arrow_table
+from runner.artifacts.proactive import ProactiveSamples
 from runner.context import local_context
 from runner.errors import DataError, UsageError
 from runner.nodes.proactive import score_steps
@@ -182,6 +184,51 @@ def test_the_clear_picture_and_the_gap_to_it(score):
     assert "gap" not in values(scores, "oracle")
     kin = score(of, played(of, "abstain", label="other name", identity="x"), best)
     assert values(kin, "other name")["gap"] == 100
+
+
+def test_the_gap_of_uniform_guessing_is_on_the_samples_of_the_gap(score):
+    """Of the longer ways one alone is played by both: chance at the end, 1/4, less that on its way."""
+    short, long = samples(("QD",), count=2, n=2), samples(("QD",), count=4, n=9)
+    both = cases_of(short) + cases_of(long)[2:]
+    rows = short.samples.to_pylist() + long.samples.to_pylist()[2:]
+    of = ProactiveSamples({"name": "made"}, [], arrow_table("pb_samples", rows))
+    best = artifact("m", "reference", play(cases_of(of, mode="reference")[:2], scripted("always_true")))
+    whole = values(score(of, artifact("m", "mcqa", play(both, scripted("abstain"))), best), "m", column="uniform")
+    alone = values(score(of, artifact("m", "mcqa", play(both[:2], scripted("abstain"))), best), "m", column="uniform")
+    assert whole["gap"] == pytest.approx(alone["gap"])
+    assert whole["acc"] != pytest.approx(alone["acc"])
+
+
+def test_never_asking_in_few_samples_is_not_certain(score):
+    """Of 4 samples up to z^2 / (4 + z^2) may ask, and as often as a way of 14 frames allows."""
+    of = samples(("ROD",), n=14)
+    found = score(of, played(of, "abstain"))
+    assert values(found, "abstain", column="value")["psr"] == values(found, "abstain", column="ci_low")["psr"] == 0
+    assert values(found, "abstain", column="ci_high")["psr"] == pytest.approx(13 * 3.8415 / 7.8415, rel=1e-3)
+
+
+def test_drawings_that_scenarios_share_are_resampled_together(score):
+    """The same drawings succeed in both scenarios: their mean is no more certain than one of them."""
+    limits = []
+    for tie in (lambda i: f"drawing {i}", lambda i: None):
+        of = samples(("QD", "IN-C"), count=24, drawn_with=tie)
+        episodes = [*play([c for c in cases_of(of) if int(c.record.sample_id) % 2], scripted("oracle")),
+                    *play([c for c in cases_of(of) if not int(c.record.sample_id) % 2], scripted("abstain"))]  # fmt: skip
+        found = [values(score(of, artifact("half", "mcqa", episodes)), "half", column=c)["acc"] for c in ("ci_low", "ci_high")]  # fmt: skip
+        limits.append(found[1] - found[0])
+    assert limits[0] / limits[1] == pytest.approx(np.sqrt(2), rel=0.15)
+
+
+def test_comparing_certain_discriminations_is_not_certain(score):
+    """Each of both has four certain ends of 4 samples: sums of squares of Wilson's 49 points."""
+    of = samples(("QD",), count=4)
+    lists = [on_every_frame(of, (lambda place: place == 0) if good else (lambda place: False), lambda place: True, label)
+             for label, good in (("good", True), ("blind", False))]  # fmt: skip
+    (row,) = [r for r in score(of, *lists, compare_to=["blind"]).compared.to_pylist() if r["scenario"] == "QD"]
+    off = 100 * 3.8415 / 7.8415
+    assert row["difference"] == 100
+    assert row["ci_low"] == pytest.approx(100 - off * np.sqrt(3), rel=1e-3)
+    assert row["ci_high"] == pytest.approx(100 + off, rel=1e-3)
 
 
 def test_models_are_compared_on_the_samples_that_both_played(score):
