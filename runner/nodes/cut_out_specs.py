@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from runner.data.datasets.specs import PackagedSet
+from runner.data.sources import PackagedSource
 from runner.data.sources.specs import SourceSpec
 
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,59}$")]
@@ -41,3 +42,12 @@ class Photographs(_Model):
         Discriminator(lambda value: "packaged set" if isinstance(value, str) else "any source"),
     ]
     labels: Annotated[list[Word], Field(min_length=1, max_length=500, description="true labels of the source")]
+
+
+def packaged(name: str) -> PackagedSource:
+    """An image set of the asset registry by name."""
+    return PackagedSource.model_validate({"packaged": name})
+
+
+SETS = [packaged(name) for name in ("google-emoji", "fluent-3d", "tuxpaint-stamps", "openclipart")]
+PHOTOGRAPHS = packaged("cifar10-train-sample")

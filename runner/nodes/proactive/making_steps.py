@@ -11,17 +11,17 @@ from pydantic import AfterValidator, Field
 from runner.artifacts import ProactiveSamples
 from runner.context import StepContext, item_key
 from runner.data.datasets.specs import PackagedSet
+from runner.nodes.cut_out_specs import PHOTOGRAPHS, SETS
 from runner.nodes.made_pictures import kept
 from runner.nodes.proactive.records import Scenario
-from runner.nodes.visual_questions.specs import PHOTOGRAPHS, SETS
 from runner.references import AssetRef, InputPath
 from runner.steps import Cost, Folder, step
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from runner.nodes.noun_cut_outs import Stock
     from runner.nodes.proactive.making.making import Made, Materials
-    from runner.nodes.visual_questions.figures import Stock
 
 LAYOUT = "2"
 """Raised when the same parameters would give other samples or pictures."""
@@ -112,11 +112,11 @@ def _materials(
     from pathlib import Path
 
     from runner.assets import resolve
+    from runner.nodes.noun_cut_outs import stocked
     from runner.nodes.proactive.making.making import Materials
     from runner.nodes.proactive.making.material import SHARES, SIDE
     from runner.nodes.proactive.making.material import icons as dealt_icons
     from runner.nodes.proactive.making.writing import load_wording
-    from runner.nodes.visual_questions.figures import stocked
 
     spoken = load_wording(None if wording is None else Path(wording))
     stock = stocked(sets, photographs, SHARES, SIDE, seed, lambda text: ctx.warn(text, item=name))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from runner.nodes.dealing import generator, rounds
-from runner.nodes.visual_questions.figures import Stock
+from runner.nodes.noun_cut_outs import Stock
 from runner.nodes.visual_questions.scenes import DOMAINS, Canvas, Turn, shuffled
 
 PICTURE = "<image>"

@@ -6,8 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from runner.data.sources import PackagedSource
-
 Domain = Literal["object", "count", "colour", "text", "position", "style"]
 
 
@@ -23,12 +21,3 @@ class Counts(BaseModel):
 EVERY: dict[Domain, Counts] = {
     domain: Counts() for domain in ("object", "count", "colour", "text", "position", "style")
 }
-
-
-def packaged(name: str) -> PackagedSource:
-    """An image set of the asset registry by name."""
-    return PackagedSource.model_validate({"packaged": name})
-
-
-SETS = [packaged(name) for name in ("google-emoji", "fluent-3d", "tuxpaint-stamps", "openclipart")]
-PHOTOGRAPHS = packaged("cifar10-train-sample")

@@ -12,8 +12,9 @@ from runner.artifacts import Conversations, VqaItems
 from runner.context import StepContext, item_key
 from runner.data.datasets.specs import PackagedSet
 from runner.models.base import VisionLanguageModel
+from runner.nodes.cut_out_specs import PHOTOGRAPHS, SETS
 from runner.nodes.made_pictures import kept
-from runner.nodes.visual_questions.specs import EVERY, PHOTOGRAPHS, SETS, Counts, Domain
+from runner.nodes.visual_questions.specs import EVERY, Counts, Domain
 from runner.steps import Artifact, Cost, Folder, step
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def make(
     Ours, small and free: objects, counts, colours, drawn words, positions and styles; no cut-out and no photograph stands in both splits.
     """
     from runner.data.benchmarks.building import conversations
-    from runner.nodes.visual_questions.figures import stocked
+    from runner.nodes.noun_cut_outs import stocked
     from runner.nodes.visual_questions.making import made, record
 
     drawn = ctx.seed if seed is None else seed

@@ -10,6 +10,8 @@ from PIL import Image
 from runner.data.places import Place
 from runner.errors import DataError
 from runner.nodes.cut_outs import Figure
+from runner.nodes.noun_cut_outs import Kit
+from runner.nodes.nouns import NOUNS
 from runner.nodes.proactive.env import make_env
 from runner.nodes.proactive.making.checks import colours, ends, leak_check, pixels
 from runner.nodes.proactive.making.corrupting import FAMILIES
@@ -18,8 +20,6 @@ from runner.nodes.proactive.making.material import Icon, kinds_of
 from runner.nodes.proactive.making.strokes import flattened
 from runner.nodes.proactive.making.writing import load_wording
 from runner.nodes.proactive.records import SCENARIOS, is_abstention, parse_record, record_json
-from runner.nodes.visual_questions.figures import Kit
-from runner.nodes.visual_questions.words import NOUNS
 
 INK = {
     "dog": (210, 20, 20), "cat": (20, 20, 210), "horse": (20, 170, 20), "cow": (230, 20, 230), "car": (20, 200, 200),

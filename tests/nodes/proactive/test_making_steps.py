@@ -12,9 +12,9 @@ from runner.context import local_context
 from runner.data.places import Place, read_pictures
 from runner.data.sources import open_sources
 from runner.errors import DataError, RunnerError
+from runner.nodes.cut_out_specs import packaged
 from runner.nodes.proactive.making.material import icons
 from runner.nodes.proactive.making_steps import EVERY, make
-from runner.nodes.visual_questions.specs import packaged
 from runner.spec import compile_text
 
 SETS = [packaged("google-emoji"), packaged("fluent-3d")]

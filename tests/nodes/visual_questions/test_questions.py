@@ -13,14 +13,16 @@ from runner.context import local_context
 from runner.data.places import Place, read_pictures
 from runner.data.sources import open_sources
 from runner.errors import DataError
+from runner.nodes.cut_out_specs import packaged
 from runner.nodes.cut_outs import Figure
 from runner.nodes.dealing import generator
-from runner.nodes.visual_questions.figures import Kit, Stock, depicted
+from runner.nodes.noun_cut_outs import Kit, Stock, depicted
+from runner.nodes.nouns import NOUNS
 from runner.nodes.visual_questions.making import made
 from runner.nodes.visual_questions.scenes import DOMAINS, Canvas, lettering, recoloured, shape, styles_of
-from runner.nodes.visual_questions.specs import Counts, packaged
+from runner.nodes.visual_questions.specs import Counts
 from runner.nodes.visual_questions.steps import items, make
-from runner.nodes.visual_questions.words import ASKED, COLOURS, NOUNS, SHAPES, TEXTS
+from runner.nodes.visual_questions.words import ASKED, COLOURS, SHAPES, TEXTS
 
 YES_NO = ("present", "more_than", "is_colour", "says", "is_at", "is_style")
 INK = {"dog": (200, 0, 0), "car": (0, 0, 200), "apple": (0, 200, 0)}
@@ -216,7 +218,7 @@ def test_the_step_gives_conversations_and_items_that_can_be_read(tmp_path):
 
 
 def test_no_drawing_stands_in_both_splits():
-    from runner.nodes.visual_questions.figures import stocked
+    from runner.nodes.noun_cut_outs import stocked
 
     found = stocked([packaged("google-emoji"), packaged("fluent-3d")], packaged("cifar10-train-sample"),
                     {"train": 0.5, "eval": 0.5}, 56, 0, print, photograph_limit=40)  # fmt: skip
@@ -239,7 +241,7 @@ def test_styles_are_those_of_the_material():
 
 
 def test_sets_without_the_nouns_are_refused():
-    from runner.nodes.visual_questions.figures import stocked
+    from runner.nodes.noun_cut_outs import stocked
 
     with pytest.raises(DataError, match="no noun"):
         stocked(

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from runner.nodes.dealing import generator, rounds
+from runner.nodes.noun_cut_outs import Kit
 from runner.nodes.proactive.env import make_env
 from runner.nodes.proactive.making.corrupting import damaged
 from runner.nodes.proactive.making.drawing import sketched
@@ -23,7 +24,6 @@ from runner.nodes.proactive.making.writing import Wording, labelled
 from runner.nodes.proactive.records import SCENARIOS, Record, frame_uris, parse_record
 from runner.nodes.proactive.samples import sample_row
 from runner.nodes.proactive.texts import load_texts
-from runner.nodes.visual_questions.figures import Kit
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from PIL import Image
 from runner.assets.packing import IMAGES, INDEX, Index
 from runner.errors import DataError
 from runner.nodes.dealing import dealt
+from runner.nodes.nouns import NOUNS
 from runner.nodes.pasting import squared
 from runner.nodes.proactive.making.strokes import Stroke, flattened
 from runner.nodes.proactive.making.writing import Wording
-from runner.nodes.visual_questions.scenes import Canvas
-from runner.nodes.visual_questions.words import NOUNS
+from runner.nodes.stage import Stage
 
 SIDE = 168
 """Pixels of a cut-out at most. As `questions.make` has them by default, so that its splits are these: what is pictured twice is told
@@ -58,7 +58,7 @@ class Drawn(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stand(Canvas):
+class Stand(Stage):
     """What one sample is drawn with: random numbers, cut-outs, pixels of a side, icons, wording."""
 
     icons: Mapping[str, Sequence[Icon]]

@@ -16,7 +16,7 @@ from runner.data.sources import PackagedSource, Record, Source, open_source
 from runner.errors import DataError
 from runner.nodes.cut_outs import Figure, captioned, cut_out_of
 from runner.nodes.dealing import dealt
-from runner.nodes.visual_questions.words import ALIASES, FACES, NOT_THESE, NOUNS
+from runner.nodes.nouns import ALIASES, FACES, NOT_THESE, NOUNS
 
 Warn = Callable[[str], None]
 _ENDS = re.compile(r"[,:;(.]| with | of | in | on | and ")
