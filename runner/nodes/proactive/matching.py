@@ -197,12 +197,19 @@ _LEADING = re.compile(
     rf"^{_OPENING}([A-Za-z])(?:[)\]}}\"']{{0,4}}(?:[.,:]?[ \t]{{0,8}}$|[.:](?=\s))|[)\]](?=\s|$)|[ \t]{{1,4}}[-\u2013\u2014](?=\s))[ \t]*",
     re.MULTILINE,
 )
+_REASONED = re.compile(
+    rf"{_OPENING}([A-Za-z])[)\]}}\"']{{0,4}}[.,:;]?[ \t]{{1,8}}(?:[-\u2013\u2014][ \t]{{1,8}})?(?:because|since)\b",
+    re.IGNORECASE,
+)
+_TRAILING = re.compile(r"(?<=[.,:;!])\s{1,8}[(\[]?([A-Z])[)\]]?[.!]?\s{0,8}\Z")
 _INLINE = re.compile(r"(?<!\w)[(\[]([A-Z])[)\]](?!\w)|\b[Oo]ption[ \t]{1,4}[(\[]?([A-Z])(?![\w'])")
 _BARE = re.compile(r"(?<![\w'])(?![AI][ \t]+[a-z])([A-Z])(?![\w'])")
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _SENTENCE_END = re.compile(r"[.!?;\n]")
 _NEGATIONS = frozenset(("not", "never", "neither", "nor", "cannot", "without", "instead", "rather", "excluding"))
 _QUOTES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u02bc": "'"})
+_TAIL = 24
+"""Characters at the end that hold a letter on its own."""
 _REACH = 3
 """Words before a mention in which a negation undoes it."""
 
@@ -216,7 +223,7 @@ def _robust(answer: str | None, options: Sequence[str]) -> Match:
     found = _lettered_line(text, options)
     if found is None:
         cued = _after_cue(text)
-        found = _named(cued, options, bare=True) if cued else _NOTHING
+        found = _named(cued, options, bare=True) if cued else _reasoned(text, len(options))
     return _named(text, options, bare=False) if found.kind == "mismatch" else found
 
 
@@ -270,17 +277,22 @@ def _place(letter: str, count: int) -> int | None:
 
 
 def _lettered_line(text: str, options: Sequence[str]) -> Match | None:
-    """The answer as a line of the list: letter, mark, and an option's text, nothing else. None where it is anything else."""
-    found = _LEADING.match(text)
-    index = _place(found[1], len(options)) if found else None
-    if found is None or index is None:
-        return None
-    same = _same(text[found.end() :], options)
-    if not same:
-        return None
-    if index in same:
-        return Match(index, "both")
-    return Match(None, "conflict")
+    """The answer as a line of the list: letter, mark, and an option's text, nothing else; or the letter last. None where it is anything else."""
+    leading, trailing = _LEADING.match(text), _TRAILING.search(text[-_TAIL:])
+    parts = [(leading, text[leading.end() :])] if leading else []
+    parts += [(trailing, text[: len(text) - len(trailing[0])])] if trailing else []
+    for found, rest in parts:
+        index, same = _place(found[1], len(options)), _same(rest, options)
+        if index is not None and same:
+            return Match(index, "both") if index in same else Match(None, "conflict")
+    return None
+
+
+def _reasoned(text: str, count: int) -> Match:
+    """The letter at the beginning of an answer that goes on with a reason, whatever the reason names."""
+    found = _REASONED.match(text)
+    index = _place(found[1], count) if found else None
+    return _NOTHING if index is None else Match(index, "letter")
 
 
 def _after_cue(text: str) -> str:
