@@ -13,7 +13,7 @@ from agents.proactive_context import Wording
 from agents.proactive_judging import ModelJudge, OpenJudge, RuleJudge, judge_agreement
 from agents.proactive_open import OpenMode, OpenPlay, Verdict, open_rows
 from agents.proactive_open_steps import Judging
-from agents.proactive_runs import temperature_of
+from agents.proactive_runs import described, temperature_of
 from results.tables import arrow_table
 from runner.artifacts.proactive import ProactiveEpisodes, ProactiveSamples
 from runner.context import StepContext
@@ -81,7 +81,7 @@ async def answered(
     episodes = await play.play(cases, settings.draws)
     told = settings.told() | {"judge": judge.name, "agreement": await _agreement(play.verdicts, judge, other)}
     rows = open_rows(label, settings.mode, told, episodes, play.verdicts, several=settings.draws > 1)
-    return ProactiveEpisodes(_about(model), label, told, *(arrow_table(name, rows[name]) for name in _TABLES))
+    return ProactiveEpisodes(described(model), label, told, *(arrow_table(name, rows[name]) for name in _TABLES))
 
 
 _TABLES = ("pb_episodes", "pb_turns", "pb_judgements")
@@ -97,10 +97,3 @@ async def _agreement(verdicts: Sequence[Verdict], judge: OpenJudge, other: OpenJ
         return None
     second = await other.judged([verdict.asked for verdict in verdicts])
     return {"with": other.name} | judge_agreement([verdict.judgement for verdict in verdicts], second)
-
-
-def _about(model: ChatModel) -> dict[str, Any]:
-    return {
-        "name": model.name, "identity": getattr(model, "identity", model.name), "kind": "chat",
-        "small": bool(getattr(model, "small", False)), "notes": list(getattr(model, "notes", ())),
-    }  # fmt: skip

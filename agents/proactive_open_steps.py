@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from agents.openworld_steps import Probe, Sent, Side
-from agents.proactive_steps import Hint, Label, Scenarios, Seed, Split, _texts
+from agents.proactive_steps import Hint, Label, Scenarios, Seed, Split, own_texts
 from runner.artifacts.proactive import ProactiveEpisodes, ProactiveSamples
 from runner.context import StepContext
 from runner.models.base import ChatModel
@@ -56,7 +56,11 @@ async def open_ended(
     scenarios: Scenarios = None,
     split: Split = "test",
     per_scenario: Annotated[
-        int | None, Field(ge=1, description="samples of each scenario at most, drawn with the seed; null: all")
+        int | None,
+        Field(
+            ge=1,
+            description="samples of each scenario at most; null: all. 100 is published; the draw, by seed and sample, is ours",
+        ),
     ] = 100,
     hint: Hint = False,
     temperature: Annotated[
@@ -76,11 +80,12 @@ async def open_ended(
 ) -> ProactiveEpisodes:
     """Ask a model about pictures that may not be enough, without options, and judge whether its answers ask for help or name the category.
 
-    A judge's reply that cannot be read twice makes an error of the episode, not an answer without ideas. Where a model judges, its
+    The judge looks for the requests and the right category, the latter (ours) with blanks in place of underscores. A judge's reply that cannot be
+    read twice makes an error of the episode, not an answer without ideas. Where a model judges, its
     agreement with the rules (or with ``second``) stands in the settings.
     """
     given = {n: v for n, v in locals().items() if n not in ("ctx", "model", "samples", "judge", "second", "label")}
     from agents.proactive_open_runs import OpenSettings, answered
 
-    given |= {"seed": ctx.seed if seed is None else seed, "hint": bool(hint), "texts": _texts(hint, ctx)}
+    given |= {"seed": ctx.seed if seed is None else seed, "hint": bool(hint), "texts": own_texts(hint, ctx)}
     return await answered(ctx, model, samples, (judge, second), OpenSettings(**given), label or model.name[:80])

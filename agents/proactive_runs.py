@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from agents.proactive import LockStep, Plan
 from agents.proactive_asking import Asker, ChatAsker, Form, LikelihoodAsker
@@ -190,13 +190,16 @@ def _warn_of_unreadable(ctx: StepContext, episodes: Sequence[Episode]) -> None:
         )  # fmt: skip
 
 
+def described(model: Model) -> dict[str, Any]:
+    """``model`` of its episodes."""
+    return {
+        "name": model.name, "identity": getattr(model, "identity", model.name), "kind": "chat" if isinstance(model, ChatModel) else "lvlm",
+        "small": bool(getattr(model, "small", False)), "notes": list(getattr(model, "notes", ())),
+    }  # fmt: skip
+
+
 def _artifact(model: Model, label: str, settings: Settings, episodes: Sequence[Episode]) -> ProactiveEpisodes:
     told = asdict(settings) | {"texts": None if settings.texts is None else load_texts(settings.texts).model_dump()}
     rows = episode_rows(label, settings.mode, told, episodes, several=settings.draws > 1)
-    chat = isinstance(model, ChatModel)
-    about = {
-        "name": model.name, "identity": getattr(model, "identity", model.name), "kind": "chat" if chat else "lvlm",
-        "small": bool(getattr(model, "small", False)), "notes": list(getattr(model, "notes", ())),
-    }  # fmt: skip
     tables = {name: arrow_table(name, rows.get(name, [])) for name in ("pb_episodes", "pb_turns", "pb_judgements")}
-    return ProactiveEpisodes(about, label, told, *tables.values())
+    return ProactiveEpisodes(described(model), label, told, *tables.values())

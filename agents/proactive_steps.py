@@ -106,7 +106,14 @@ async def evaluate(
     history: Annotated[
         bool, Field(description="show earlier turns of the episode before each question"), AfterValidator(_history)
     ] = False,
-    history_turns: Annotated[int, Field(ge=1, le=256, description="earlier turns shown at most, the latest ones")] = 31,
+    history_turns: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=256,
+            description="earlier turns shown at most, the latest ones; the bound is ours, published are all",
+        ),
+    ] = 31,
     shots: Annotated[
         Literal[0, 1, 3],
         Field(description="solved episodes of other samples shown first (ROD and MVP-N only)"),
@@ -146,12 +153,12 @@ async def evaluate(
     given = {name: value for name, value in locals().items() if name not in ("ctx", "model", "samples", "label")}
     from agents.proactive_runs import Settings, played
 
-    given |= {"seed": ctx.seed if seed is None else seed, "hint": bool(hint), "texts": _texts(hint, ctx)}
+    given |= {"seed": ctx.seed if seed is None else seed, "hint": bool(hint), "texts": own_texts(hint, ctx)}
     return await played(ctx, model, samples, Settings(**given), label or model.name[:80])
 
 
-def _texts(hint: bool | str, ctx: StepContext) -> Path | None:
-    """The user's own texts."""
+def own_texts(hint: bool | str, ctx: StepContext) -> Path | None:
+    """File of the user's own texts that ``hint`` names. Raises ``StepError`` for an asset."""
     if isinstance(hint, AssetRef):
         raise StepError("hint: texts come from a file, not from an asset", step=ctx.step, hint="name a YAML file")
     return None if isinstance(hint, bool) else Path(hint)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from proactive_server import alone, asks, make_samples, numbers_of, playing, scrambled
 
 from agents.proactive_steps import evaluate
+from results.tables import arrow_table
 from runner.errors import DataError, StepError
 from runner.nodes.proactive.env import make_env
 from runner.nodes.proactive.records import SCENARIOS
@@ -253,4 +255,8 @@ async def test_samples_that_are_not_there_end_it_before_anything_is_asked(ctx, t
             await evaluate(ctx, model=llm, samples=samples, split="train")
         with pytest.raises(DataError, match="COCO"):
             await evaluate(ctx, model=llm, samples=samples, scenarios=["COCO"])
+        single = samples.samples.to_pylist()
+        single = replace(samples, samples=arrow_table("pb_samples", [{**row, "max_turns": 1} for row in single]))
+        with pytest.raises(DataError, match="one frame is known"):
+            await evaluate(ctx, model=llm, samples=single, mode="reference")
         assert server.requests == 0

@@ -98,7 +98,7 @@ def references(record: Record, texts: Texts, *, labelled: bool = False) -> Refer
 
 
 def label_of(record: Record) -> str:
-    """The right category as words: without its full stop and underscores."""
+    """The right category as words: without its full stop, and (ours; published are the full stops alone) blanks in place of underscores."""
     return record.answer.replace("_", " ").rstrip(". ")
 
 

@@ -93,10 +93,23 @@ def cases_of(
     """The samples that the filter keeps, ready to be played: by scenario, at most ``limit`` of each, drawn by ``seed`` and sample.
 
     ``settings`` are ``make_env``'s (``mode``, ``match``, ``options``, ``hint``, ``texts``, ``rewards``); ``seed`` is its too.
-    Raises ``DataError`` where a scenario or the whole split has no sample.
+    Raises ``DataError`` where a scenario or the whole split has no sample, or the most telling frame is to be shown of a sample of which
+    one frame is known.
     """
     rows = chosen_rows(samples.samples.to_pylist(), scenarios, split, limit, seed)
+    if settings.get("mode") == "reference":
+        _refuse_single_frames(rows)
     return [case_of(row, seed=seed, **settings) for row in rows]
+
+
+def _refuse_single_frames(rows: Iterable[Row]) -> None:
+    single = (row for row in rows if row["max_turns"] == 1 and make_env(record_of(row)).max_turns > 1)
+    first = next(single, None)
+    if first is not None:
+        raise DataError(
+            f"of the sample {sample_name(first)} one frame is known, and not whether it is the most telling one: there is no reference to show",
+            hint="play training rows with mode: mcqa, or name samples with all their frames",
+        )
 
 
 def case_of(row: Mapping[str, Any], **settings: Any) -> Case:

@@ -75,6 +75,16 @@ def test_a_sample_of_one_known_frame_ends_after_one_answer() -> None:
     assert told.success
 
 
+def test_a_sample_of_one_known_frame_has_no_reference() -> None:
+    whole, single = (
+        sample_row(record("QD", 1), source_id="s"),
+        sample_row(record("QD", 2, n=2), source_id="s", max_turns=1),
+    )
+    assert len(cases_of(samples_of([whole]), mode="reference")) == 1
+    with pytest.raises(DataError, match=r"QD/\S+ one frame is known"):
+        cases_of(samples_of([whole, single]), mode="reference")
+
+
 @pytest.mark.parametrize(
     ("scenario", "question", "kind"),
     [
