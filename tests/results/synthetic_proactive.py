@@ -50,9 +50,10 @@ STEPS = 100
 def store_proactive(store, twist=lambda text: text, run_id=RUN, without=(), only=None):
     """Put them into a results file; ``without`` names steps that are left out, ``only`` those that stay."""
     store.replace_run(proactive_run(twist, run_id))
-    for step, tables in steps(twist).items():
-        if step not in without and (only is None or step in only):
-            store.replace_step(run_id, "", step, {name: arrow_table(name, rows) for name, rows in tables.items()})
+    wanted = {s: tables for s, tables in steps(twist).items() if s not in without and (only is None or s in only)}
+    store.replace_steps(run_id, [
+        ("", step, {name: arrow_table(name, rows) for name, rows in tables.items()}) for step, tables in wanted.items()
+    ])  # fmt: skip
 
 
 def steps(t=lambda text: text):

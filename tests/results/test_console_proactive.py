@@ -1,55 +1,36 @@
 """Asking for help, in the terminal."""
 
 import pytest
-from synthetic_audit import hostile
-from synthetic_proactive import RUN, episode, metric, metrics, proactive_run, store_proactive
+from synthetic_proactive import RUN, episode, metric, metrics, proactive_run
 from test_report import printed
 
 from results.console_proactive import proactive_tables
-from results.store import ResultsStore
 from results.tables import arrow_table
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    made = ResultsStore(tmp_path_factory.mktemp("asking") / "results.duckdb")
-    store_proactive(made)
-    store_proactive(made, hostile, "hostile")
-    return made
+def told(asking):
+    """What is printed of both runs."""
+    return {run: printed(proactive_tables(asking, run)) for run in (RUN, "hostile")}
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """A store that tests fill in turn: making one takes longer than a test."""
-    return ResultsStore(tmp_path_factory.mktemp("other") / "results.duckdb")
-
-
-@pytest.fixture
-def other(kept):
-    """A store with a run and nothing else."""
-    kept.replace_run(proactive_run(run_id="other"))
-    for variant in ("", "rate=1", "rate=2"):
-        kept.replace_step("other", variant, "step", {})
-    return kept
-
-
-def put(store, variant="", **tables):
-    store.replace_step("other", variant, "step", {name: arrow_table(name, rows) for name, rows in tables.items()})
+def put(store, **tables):
+    store.replace_step("other", "", "step", {name: arrow_table(name, rows) for name, rows in tables.items()})
 
 
 def lines(text, *words):
     return [line for line in text.splitlines() if all(word in line for word in words)]
 
 
-def test_scores_stand_beside_chance_with_interval_and_counts(store):
-    text = printed(proactive_tables(store, RUN))
+def test_scores_stand_beside_chance_with_interval_and_counts(told):
+    text = told[RUN]
     (line,) = lines(text, "careful", "asks when it should")
     assert all(word in line for word in ("70.0", "60.0\u201380.0", "12.9", "1.25", "[1.12, 1.38]", " 40 ", " 1│"))
     assert lines(text, "hasty", "20.0 (12.0\u201330.0, 20)") and lines(text, "chance", "5.7", "20.0")
 
 
-def test_own_words_comparisons_and_training(store):
-    text = printed(proactive_tables(store, RUN))
+def test_own_words_comparisons_and_training(told):
+    text = told[RUN]
     assert lines(text, "careful", "50.0", "25.0", "75.0", "30.0\u201370.0")
     assert lines(text, "careful", "hasty", "points of accuracy", "+50", "+38 to +61", "more", "20")
     assert lines(text, "careful", "hasty", "requests an episode", "1.20", "[0.90, 1.50]")
@@ -57,8 +38,9 @@ def test_own_words_comparisons_and_training(store):
     assert "asks always" in stuck and len(lines(text, "careful", "0.21", "0.70")) == 1
 
 
-def test_a_run_without_episodes_has_no_table(store, other):
-    assert proactive_tables(store, "no run") is None and proactive_tables(other, "other") is None
+def test_a_run_without_episodes_has_no_table(asking, other):
+    put(other)
+    assert proactive_tables(asking, "no run") is None and proactive_tables(other, "other") is None
 
 
 def test_episodes_that_were_not_scored_are_counted(other):
@@ -73,16 +55,15 @@ def test_scores_that_nothing_is_known_of_are_empty(other):
 
 
 def test_models_of_a_sweep_carry_their_setting_where_they_differ(other):
-    run = proactive_run(run_id="other")
+    run, tables = proactive_run(run_id="sweep"), {}
     run["variants"] = [{"variant": f"rate={r}", "step": "", "params": {"rate": r, "seed": 0}} for r in (1, 2)]
-    other.replace_run(run)
     for rate in (1, 2):
-        same, changed = (
-            [*metrics(str, "hasty")],
-            [metric(str, "trained", "mcqa", "macro", "acc", 10.0 * rate, 5.0, 30.0, 9)],
-        )
-        put(other, f"rate={rate}", pb_metrics=same + changed)
-    text = printed(proactive_tables(other, "other"))
+        changed = metric(str, "trained", "mcqa", "macro", "acc", 10.0 * rate, 5.0, 30.0, 9)
+        tables[f"rate={rate}"] = {"pb_metrics": arrow_table("pb_metrics", [*metrics(str, "hasty"), changed])}
+    other.replace_run(run)
+    other.replace_steps("sweep", [(variant, "step", found) for variant, found in tables.items()])
+    text = printed(proactive_tables(other, "sweep"))
+    other.delete_run("sweep")
     assert len(lines(text, "hasty", "[0.05, 0.06]")) == 1 and "hasty (" not in text
     assert lines(text, "trained (rate=1)", "10.0") and lines(text, "trained (rate=2)", "20.0")
 
@@ -93,6 +74,6 @@ def test_many_models_are_cut(other):
     assert "(the first 24 of 30)" in text and lines(text, "m29") and not lines(text, "m0 ")
 
 
-def test_hostile_names_steer_nothing(store):
-    text = printed(proactive_tables(store, "hostile"))
+def test_hostile_names_steer_nothing(told):
+    text = told["hostile"]
     assert "\x07" not in text and "\u202e" not in text and "<script>" in text

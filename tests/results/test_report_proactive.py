@@ -4,7 +4,7 @@ import base64
 import re
 
 import pytest
-from synthetic_audit import hostile, picture
+from synthetic_audit import picture
 from synthetic_proactive import (
     ACC,
     DISCRIMINATION,
@@ -15,15 +15,12 @@ from synthetic_proactive import (
     UNIFORM,
     episode,
     metric,
-    proactive_run,
     sample,
-    store_proactive,
     turn,
 )
 from test_report import Outline
 
 from results.report import render
-from results.store import ResultsStore
 from results.tables import arrow_table
 
 WORDS = {
@@ -36,35 +33,12 @@ WORDS = {
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    made = ResultsStore(tmp_path_factory.mktemp("asking") / "results.duckdb")
-    store_proactive(made)
-    store_proactive(made, hostile, "hostile")
-    return made
+def pages(asking):
+    return {run: render(asking, run) for run in (RUN, "hostile")}
 
 
-@pytest.fixture(scope="module")
-def pages(store):
-    return {run: render(store, run) for run in (RUN, "hostile")}
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """A store that tests fill in turn: making one takes longer than a test."""
-    return ResultsStore(tmp_path_factory.mktemp("other") / "results.duckdb")
-
-
-@pytest.fixture
-def other(kept):
-    """A store with a run and nothing else."""
-    kept.replace_run(proactive_run(run_id="other"))
-    for variant in ("", "rate=1", "rate=2"):
-        kept.replace_step("other", variant, "step", {})
-    return kept
-
-
-def put(store, step="step", run="other", **tables):
-    store.replace_step(run, "", step, {name: arrow_table(name, rows) for name, rows in tables.items()})
+def put(store, **tables):
+    store.replace_step("other", "", "step", {name: arrow_table(name, rows) for name, rows in tables.items()})
 
 
 def rows(store, sql):
@@ -92,8 +66,8 @@ def named(text):
 # --- views
 
 
-def test_the_scoreboard_has_a_row_a_model_mode_and_scenario(store):
-    found = rows(store, f"SELECT * FROM proactive_scoreboard WHERE run_id = '{RUN}'")
+def test_the_scoreboard_has_a_row_a_model_mode_and_scenario(asking):
+    found = rows(asking, f"SELECT * FROM proactive_scoreboard WHERE run_id = '{RUN}'")
     played = {(r["model"], r["scenario"]): r for r in found if r["mode"] == "mcqa"}
     assert set(played) == {(m, s) for m in ACC for s in (*SCENARIOS, "macro")}
     for (model, scenario), row in played.items():
@@ -108,11 +82,11 @@ def test_the_scoreboard_has_a_row_a_model_mode_and_scenario(store):
     assert (told["ps"], told["cc"], told["agg"], told["n"], told["acc"]) == (50.0, 25.0, 75.0, 4, None)
 
 
-def test_only_intervals_that_leave_chance_out_are_beside_it(store):
+def test_only_intervals_that_leave_chance_out_are_beside_it(asking):
     """By hand: 20 [12, 30] against 5.71 and 20; 0 [0, 8] against both."""
     found = {
         (r["model"], r["scenario"]): r["beside_chance"]
-        for r in rows(store, f"SELECT * FROM proactive_scoreboard WHERE run_id = '{RUN}' AND mode = 'mcqa'")
+        for r in rows(asking, f"SELECT * FROM proactive_scoreboard WHERE run_id = '{RUN}' AND mode = 'mcqa'")
     }
     assert [found["hasty", s] for s in SCENARIOS] == ["above", "cannot_be_told"]
     assert [found["shy", s] for s in SCENARIOS] == ["cannot_be_told", "below"]
@@ -146,32 +120,35 @@ def first_turns(model, n=40, discrimination=None, invalid=0.0, **shares):
     return found, {"model": model, "mode": "mcqa", "scenario": "QD", "turn": 1, "alive": n, "invalid": invalid, **kinds}
 
 
-@pytest.mark.parametrize(
-    ("shares", "verdict"),
-    [
-        ({"asked": 90.0, "discrimination": (30.0, 1.0, 60.0)}, "asks_when_it_should"),
-        ({"asked": 90.0, "discrimination": (30.0, -1.0, 60.0)}, "asks"),
-        ({"asked": 90.0, "discrimination": (20.0, 10.0, 24.0)}, "asks_always"),
-        ({"asked": 60.0, "discrimination": (20.0, 10.0, 24.0)}, "asks_regardless"),
-        ({"asked": 60.0}, "asks"),
-        ({"asked": 60.0, "invalid": 0.31, "discrimination": (50.0, 40.0, 60.0)}, "asks_in_vain"),
-        ({"abstained": 50.0, "predicted": 50.0}, "abstains"),
-        ({"predicted": 60.0, "asked": 40.0}, "guesses"),
-        ({"predicted": 60.0, "right": 50.0}, "knows_at_once"),
-        ({"unreadable": 50.0, "asked": 50.0}, "unreadable"),
-        ({"asked": 40.0, "abstained": 30.0, "predicted": 30.0}, "mixed"),
-        ({"asked": 100.0, "discrimination": (90.0, 80.0, 99.0), "n": 9}, "too_few"),
-    ],
+VERDICTS = (
+    ({"asked": 90.0, "discrimination": (30.0, 1.0, 60.0)}, "asks_when_it_should"),
+    ({"asked": 90.0, "discrimination": (30.0, -1.0, 60.0)}, "asks"),
+    ({"asked": 90.0, "discrimination": (20.0, 10.0, 24.0)}, "asks_always"),
+    ({"asked": 60.0, "discrimination": (20.0, 10.0, 24.0)}, "asks_regardless"),
+    ({"asked": 60.0}, "asks"),
+    ({"asked": 60.0, "invalid": 0.31, "discrimination": (50.0, 40.0, 60.0)}, "asks_in_vain"),
+    ({"abstained": 50.0, "predicted": 50.0}, "abstains"),
+    ({"predicted": 60.0, "asked": 40.0}, "guesses"),
+    ({"predicted": 60.0, "right": 50.0}, "knows_at_once"),
+    ({"unreadable": 50.0, "asked": 50.0}, "unreadable"),
+    ({"asked": 40.0, "abstained": 30.0, "predicted": 30.0}, "mixed"),
+    ({"asked": 100.0, "discrimination": (90.0, 80.0, 99.0), "n": 9}, "too_few"),
 )
-def test_verdicts_follow_the_thresholds_that_are_told(other, shares, verdict):
-    found, first = first_turns("m", **shares)
-    put(other, pb_metrics=found, pb_by_turn=[first])
-    (row,) = rows(other, "SELECT * FROM proactive_asking")
-    assert row["verdict"] == verdict and row["n"] == shares.get("n", 40)
 
 
-def test_sentences_carry_numbers_with_intervals_and_n(store):
-    found = {r["model"]: r["sentence"] for r in rows(store, f"SELECT model, sentence FROM proactive_asking WHERE run_id = '{RUN}' AND scenario = 'macro'")}  # fmt: skip
+def test_verdicts_follow_the_thresholds_that_are_told(other):
+    played = {f"m{i}": first_turns(f"m{i}", **shares) for i, (shares, _) in enumerate(VERDICTS)}
+    put(
+        other,
+        pb_metrics=[row for found, _ in played.values() for row in found],
+        pb_by_turn=[first for _, first in played.values()],
+    )
+    found = {row["model"]: (row["verdict"], row["n"]) for row in rows(other, "SELECT * FROM proactive_asking")}
+    assert found == {f"m{i}": (verdict, shares.get("n", 40)) for i, (shares, verdict) in enumerate(VERDICTS)}
+
+
+def test_sentences_carry_numbers_with_intervals_and_n(asking):
+    found = {r["model"]: r["sentence"] for r in rows(asking, f"SELECT model, sentence FROM proactive_asking WHERE run_id = '{RUN}' AND scenario = 'macro'")}  # fmt: skip
     assert found["careful"] == (
         "careful asks when it should: at the first picture it asks 90 % of the time (95 % interval 81 to 99 %, n = 40), "
         "75 points more than at the most telling one (60 to 86, n = 40)"
@@ -179,24 +156,25 @@ def test_sentences_carry_numbers_with_intervals_and_n(store):
     assert found["shy"].startswith("shy abstains: ") and "points" not in found["shy"]
 
 
-def test_both_ends_of_the_way_stand_beside_the_verdict(store):
+def test_both_ends_of_the_way_stand_beside_the_verdict(asking):
     found = {
-        r["model"]: r for r in rows(store, f"SELECT * FROM proactive_asking WHERE run_id = '{RUN}' AND scenario = 'QD'")
+        r["model"]: r
+        for r in rows(asking, f"SELECT * FROM proactive_asking WHERE run_id = '{RUN}' AND scenario = 'QD'")
     }
     assert (found["careful"]["under_asking"], found["careful"]["over_asking"]) == (0.0, 0.0)
     assert (found["eager"]["under_asking"], found["eager"]["over_asking"]) == (0.0, 100.0)
     assert found["hasty"]["under_asking"] == pytest.approx(95.0) and found["shy"]["under_asking"] is None
 
 
-def test_a_turn_says_what_it_led_to(store):
-    found = rows(store, f"SELECT * FROM proactive_turns_read WHERE run_id = '{RUN}' AND model = 'careful' AND mode = 'mcqa' AND episode_id = 'ROD/s1'")  # fmt: skip
+def test_a_turn_says_what_it_led_to(asking):
+    found = rows(asking, f"SELECT * FROM proactive_turns_read WHERE run_id = '{RUN}' AND model = 'careful' AND mode = 'mcqa' AND episode_id = 'ROD/s1'")  # fmt: skip
     assert [r["led_to"] for r in found] == ["left to frame 1", "left to frame 2", "wrong_category"]
     assert [r["chose"] for r in found] == [OPTIONS[0][0]] * 2 + ["Dog."]
     assert {(r["question"], r["truth"]) for r in found} == {("What is hidden?", "Cat.")}
 
 
-def test_all_models_of_a_sample_stand_side_by_side(store):
-    found = {(r["scenario"], r["sample_id"]): r for r in rows(store, f"SELECT * FROM proactive_episodes_side_by_side WHERE run_id = '{RUN}'")}  # fmt: skip
+def test_all_models_of_a_sample_stand_side_by_side(asking):
+    found = {(r["scenario"], r["sample_id"]): r for r in rows(asking, f"SELECT * FROM proactive_episodes_side_by_side WHERE run_id = '{RUN}'")}  # fmt: skip
     assert set(found) == {(s, name) for s in SCENARIOS for name in ("s0", "s1")}
     row = found["ROD", "s1"]
     assert (row["episodes"], row["successes"], row["errors"]) == (len(STORIES) + 1, 1, 1) and row["solved_by"] == [
@@ -214,23 +192,24 @@ def test_samples_of_two_sources_are_not_mixed(other):
     assert [r["question"] for r in rows(other, "SELECT question FROM proactive_episodes_side_by_side")] == ["of two"]
 
 
-def test_training_stretches_are_means_and_collapse_is_seen(store):
-    found = rows(store, f"SELECT * FROM grpo_curve WHERE run_id = '{RUN}'")
+def test_training_stretches_are_means_and_collapse_is_seen(asking):
+    found = rows(asking, f"SELECT * FROM grpo_curve WHERE run_id = '{RUN}'")
     assert {r["model"]: r["collapsed"] for r in found} == {"careful": False, "eager": True}
     first = next(r for r in found if r["model"] == "careful")
     assert first["steps"] == 3 and first["reward"] == pytest.approx(0.2 + 0.5 * 2 / 100)
     assert first["reward_low"] < first["reward"] < first["reward_high"] and sum(r["steps"] for r in found) == 200
 
 
+SHORT = [{"model": "m", "train_step": step, "reward_mean": 0.5, "share_ask": 1.0} for step in (1, 2)]
+
+
 def test_short_trainings_are_not_called_collapsed(other):
-    step = {"model": "m", "train_step": 1, "reward_mean": 0.5, "share_ask": 1.0}
-    put(other, grpo_steps=[step, {**step, "train_step": 2}])
+    put(other, grpo_steps=SHORT)
     assert {r["collapsed"] for r in rows(other, "SELECT collapsed FROM grpo_curve")} == {False}
-    assert "asks always" not in part(render(other, "other"), "Training to ask")
 
 
-def test_asking_while_training_is_told_by_what_could_be_seen(store):
-    found = {(r["train_step"], r["seen"]): r for r in rows(store, f"SELECT * FROM grpo_seen WHERE run_id = '{RUN}'")}
+def test_asking_while_training_is_told_by_what_could_be_seen(asking):
+    found = {(r["train_step"], r["seen"]): r for r in rows(asking, f"SELECT * FROM grpo_seen WHERE run_id = '{RUN}'")}
     assert {key: (r["asked"], r["correct"]) for key, r in found.items()} == {
         (1, False): (0.0, 0.0), (100, False): (1.0, 0.0), (1, True): (0.0, 1.0), (100, True): (0.0, 1.0),
     }  # fmt: skip
@@ -309,18 +288,24 @@ def test_a_run_of_samples_alone_says_that_nothing_was_played(other):
     assert "No episode was played" in page and "Episodes" not in re.findall(r"<h2[^>]*><bdi>(.*?)</bdi>", page)
 
 
-def test_one_episode_without_scores_or_pictures(other):
-    played = {**turn(named, "m", "QD", "s0", ("abstain",), 0), "thumbnail": None}
-    put(other, pb_episodes=[episode(named, "m", "QD", "s0", ("abstain",))], pb_turns=[played])
-    text = plain(render(other, "other"))
+def test_one_long_episode_without_scores_or_pictures(other):
+    story = (*["ask_valid"] * 29, "abstain")
+    put(other, pb_episodes=[episode(named, "m", "QD", "s0", story)],
+        pb_turns=[{**turn(named, "m", "QD", "s0", story, i), "thumbnail": None} for i in range(30)])  # fmt: skip
+    page = render(other, "other")
+    text, html = plain(page), part(page, "Episodes")
     assert "1 episode was played" in text and "proactive.score" in text and "1 of 1 episode" in text
-    assert "<img" not in render(other, "other") and "I cannot tell." in text
+    assert "<img" not in page and "I cannot tell." in text
+    assert re.findall(r"<small>(\d+)\. frame", html) == [*"1234567", "30"] and "22 turns left out" in plain(html)
 
 
 def test_a_run_in_which_everything_failed(other):
     put(other, pb_samples=[sample(named, "QD", "s0")], pb_episodes=[episode(named, "m", "QD", "s0", ())],
-        pb_metrics=[metric(named, "m", "mcqa", s, "acc", None, None, None, 0, 1) for s in ("QD", "macro")])  # fmt: skip
-    text = plain(render(other, "other"))
+        pb_metrics=[metric(named, "m", "mcqa", s, "acc", None, None, None, 0, 1) for s in ("QD", "macro")],
+        grpo_steps=SHORT)  # fmt: skip
+    page = render(other, "other")
+    text = plain(page)
+    assert "asks always" not in part(page, "Training to ask")
     assert (
         "m has 1 episode of 1 that failed" in text
         and "failed: the picture cannot be read" in text
@@ -356,20 +341,3 @@ def test_many_episodes_are_bounded_and_every_model_is_shown(other):
         pb_turns=[{**turn(named, m, "QD", s, ("category_false",), 0), "thumbnail": None} for m, s in played])  # fmt: skip
     html = part(render(other, "other"), "Episodes")
     assert html.count('<div class="example">') == 48 and {m for m in models if f"<bdi>{m}</bdi>" in html} == set(models)
-
-
-def test_long_episodes_show_their_ends(other):
-    story = ("ask_valid",) * 30
-    put(other, pb_episodes=[episode(named, "m", "QD", "s0", story)],
-        pb_turns=[{**turn(named, "m", "QD", "s0", story, i), "thumbnail": None} for i in range(30)])  # fmt: skip
-    html = part(render(other, "other"), "Episodes")
-    assert re.findall(r"<small>(\d+)\. frame", html) == [
-        "1",
-        "2",
-        "3",
-        "4",
-        "5",
-        "6",
-        "7",
-        "30",
-    ] and "22 turns left out" in plain(html)
