@@ -194,13 +194,15 @@ def _agree(ratio: Ratio, groups: int, drawn: Values) -> bool:
 
 
 def _agreeing(ratio: Ratio, value: float, groups: int) -> tuple[float, float]:
-    """Limits of a ratio in which all ``groups`` agree: up to p of all may differ, p Wilson's upper limit of 0 of ``groups``, and may be at
-    either end: value - p (value - least) to value + p (most - value). For a share of all or none that is Wilson's interval.
-    NaN where the ends are not known."""
+    """Limits of a ratio in which all ``groups`` agree. At one of its ends (nobody asked, all were right) up to p of all may differ, p Wilson's
+    upper limit of 0 of ``groups``, and may be at the other end: for a share that is Wilson's interval. Between the ends of
+    a share or count it is what the rules of the samples make it (chance among five options): no width. NaN where the ends are not known."""
     if ratio.ends is None:
         return float("nan"), float("nan")
     differ = float(wilson_interval(0, groups)[1])
     least, most = (ratio.factor * end for end in ratio.ends)
+    if least == 0 and 1e-9 < value < most - 1e-9:
+        return value, value
     return value - differ * max(value - least, 0.0), value + differ * max(most - value, 0.0)
 
 
