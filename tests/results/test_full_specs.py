@@ -38,7 +38,9 @@ BROUGHT = {
 def test_only_files_that_the_user_brings_are_missing(tmp_path, name):
     given = [f"{what}={tmp_path / what}" for what in BROUGHT[name]]
     for what in BROUGHT[name]:
-        (tmp_path / what).mkdir() if what not in ("conceptnet", "image_mean", "sae", "kept") else (tmp_path / what).touch()
+        (tmp_path / what).mkdir() if what not in ("conceptnet", "image_mean", "sae", "kept") else (
+            tmp_path / what
+        ).touch()
         if what == "root" and name.startswith("proactive"):
             (tmp_path / what / "QuickDraw_preprocessed.jsonl").touch()
     options = [part for text in given for part in ("--set", text)]
