@@ -64,7 +64,8 @@ def play_spec(text: str, file: str, request: PlayRequest) -> str:
     if request.hint:
         played["hint"] = True
     if request.role == "user":
-        played["model"] = "$" + _model(spec.get("models") or {}, steps, request.model)
+        name = _model(spec.get("models") or {}, steps, request.model)
+        played |= {"model": f"${name}", "label": f"{name}, helped by a person"[:80]}
     wanted = {
         _PLAYED: played,
         _SCORED: {"uses": "proactive.score", "samples": samples, "episodes": [f"${_PLAYED}"]},

@@ -50,6 +50,7 @@ def test_what_makes_the_samples_is_kept_and_nothing_else():
 def test_a_person_who_is_the_user_has_a_model_with_all_it_needs():
     spec = played(role="user")
     assert spec["steps"]["played"]["model"] == "$chat"
+    assert spec["steps"]["played"]["label"] == "chat, helped by a person"
     assert set(spec["models"]) == {"chat", "encoder"} and "words" in spec["steps"] and "parts" not in spec["steps"]
     assert played(role="user", model="other")["steps"]["played"]["model"] == "$other"
     with pytest.raises(UsageError, match="no such model"):
