@@ -71,6 +71,8 @@ def read_scenario(scenario: str, path: Path) -> Read:
             weak += 1
         else:
             records.append(record)
+    if not lines:
+        raise DataError(f"{path}: there is no sample in it", hint="Copy the file again, or take it out of the folder.")
     return Read(records, weak)
 
 

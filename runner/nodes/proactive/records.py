@@ -40,6 +40,8 @@ DIRECTIONS: Final = (*SIDES, *(f"{v}_{h}" for v in ("up", "down") for h in ("lef
                      *(f"{h}_{v}" for v in ("up", "down") for h in ("left", "right")), "zoom")  # fmt: skip
 LETTERS_AT_MOST: Final = 26
 MAX_OPTION, MAX_QUESTION, MAX_PATH = 300, 2_000, 1_000
+MAX_PIXELS: Final = 1_000_000
+"""Of a side of a crop, and of its steps."""
 
 _ACTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     "ROD": {"left": r"\bleft\b", "right": r"\bright\b"},
@@ -189,6 +191,8 @@ class _Reading:
         value = self.get(field, expected) if data is None else data.get(field.rpartition(".")[2])
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < low:
             raise self.refuse(field, expected, value)
+        if abs(value) > MAX_PIXELS:
+            raise self.refuse(field, f"at most {MAX_PIXELS} pixels", value)
         return float(value)
 
     def whole(self, field: str, low: int, high: int | None = None) -> int:
@@ -236,7 +240,7 @@ def _template(reading: _Reading, scenario: str) -> str:
     text = reading.text("image_template", MAX_PATH)
     found = sorted(set(re.findall(r"\{[^{}]*\}", text)))
     wanted = sorted(f"{{{slot}}}" for slot in SLOTS[scenario])
-    if found != wanted:
+    if found != wanted or re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", text)):
         raise reading.refuse("image_template", f"a path with {' and '.join(wanted) or 'no slot'}", text)
     if ".." in text.split("/"):
         raise reading.refuse("image_template", "a path inside the data folder", text)
@@ -313,6 +317,8 @@ def _check_frames(reading: _Reading, record: Record) -> None:
     elif record.scenario == "MVP-N":
         if len(record.valid_images) != n:
             raise reading.refuse("valid_images", f"{n} views (`num_images`)", [*record.valid_images])
+        if len({*record.valid_images}) != n:
+            raise reading.refuse("valid_images", "views that differ", [*record.valid_images])
         if record.first_image not in record.valid_images:
             reading.whole("first_image", 0, n - 1)
     elif record.scenario != "COCO":

@@ -52,6 +52,12 @@ def test_blank_lines_count_as_lines_and_a_mark_of_byte_order_is_passed_over(tmp_
         read(tmp_path, "QD")
 
 
+def test_a_file_without_samples_is_refused(tmp_path: Path) -> None:
+    samples_file(tmp_path, "QD").write_bytes(b"\n\n")
+    with pytest.raises(DataError, match="no sample in it"):
+        read_scenario("QD", samples_file(tmp_path, "QD"))
+
+
 HOSTILE: list[tuple[bytes, str]] = [
     (b'{"id": "' + b"x" * 10_000_000 + b'"}', "longer than 1048576 bytes"),
     (b'{"id": 1, "prompt": "\xff\xfe"}', "byte 22 of the line is no UTF-8"),

@@ -103,6 +103,10 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("COCO", {"crop": {"top": 0, "left": 0, "height": 9}}, "crop.width", "a number"),
     ("COCO", {"crop": {"top": 5, "left": 9, "height": 9, "width": 9}}, "crop", "no area"),
     ("COCO", {"crop": [0, 0, 1, 1]}, "crop", "top, left"),
+    ("COCO", {"crop": {"top": 0, "left": 0, "height": 9, "width": 1e9}}, "crop.width", "1000000 pixels"),
+    ("COCO", {"horizontal_step": 1e300}, "horizontal_step", "1000000 pixels"),
+    ("ROD", {"image_template": "a/{{image}}.png"}, "image_template", "{image}"),
+    ("MVP-N", {"valid_images": [1, 1, 1, 1, 1]}, "valid_images", "views that differ"),
 ]  # fmt: skip
 
 
