@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -18,14 +18,26 @@ ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
 
 
+MEASURED = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+open(sys.argv[1], "w").write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024))
+sys.exit(code)
+"""
+"""Runs a command and writes down how many bytes it held at once: this process may have had larger children before."""
+PEAKS: list[int] = []
+
+
 def runner(*arguments: str, cwd: Path, memory: int | None = None, seconds: float = 120, **environment: str) -> Said:
     """``python -m runner`` as a user would call it, in at most ``seconds`` and ``memory`` bytes of address space."""
     env = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "RUNNER_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment
-    command = ["prlimit", f"--as={memory}"] if memory else []
-    done = subprocess.run(
-        [*command, sys.executable, "-m", "runner.cli", *arguments],
-        cwd=cwd, env=env, capture_output=True, timeout=seconds, check=False,
-    )  # fmt: skip
+    limit = ["prlimit", f"--as={memory}"] if memory else []
+    with tempfile.NamedTemporaryFile("r") as told:
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURED, told.name, *limit, sys.executable, "-m", "runner.cli", *arguments],
+            cwd=cwd, env=env, capture_output=True, timeout=seconds, check=False,
+        )  # fmt: skip
+        PEAKS.append(int(told.read()))
     return Said(done.returncode, done.stdout.decode("utf8", "strict"), done.stderr.decode("utf8", "strict"))
 
 
@@ -40,8 +52,8 @@ class Said:
 
 
 def peak_of_children() -> int:
-    """Bytes that the largest child so far held at once."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    """Bytes that the largest command so far held at once."""
+    return max(PEAKS)
 
 
 def load(path: str, name: str) -> ModuleType:
