@@ -65,6 +65,22 @@ Seed = Annotated[
     int | None, Field(ge=0, lt=2**31, description="of draws, limits and demonstrations (default: the run's)")
 ]
 
+Matching = Annotated[
+    Literal["strict", "robust", "constrained"],
+    Field(
+        description="which option a reply names. strict: by the published rules; robust: as a person would read it; constrained: "
+        "the reply is held to the options (open weights: the likeliest option)"
+    ),
+]
+
+Asked = Annotated[
+    Mode,
+    Field(
+        description="mcqa: episodes; reference: the most telling frame, categories alone; frames: every frame on the way to "
+        "it by itself, with all options and with the categories alone"
+    ),
+]
+
 
 def _cost(params: Mapping[str, Any]) -> Cost:
     """A question a turn at most; how many there will be shows when the samples are read and the answers come."""
@@ -77,20 +93,8 @@ async def evaluate(
     *,
     model: ChatModel | VisionLanguageModel,
     samples: ProactiveSamples,
-    mode: Annotated[
-        Mode,
-        Field(
-            description="mcqa: episodes; reference: the most telling frame, categories alone; frames: every frame on the way to "
-            "it by itself, with all options and with the categories alone"
-        ),
-    ] = "mcqa",
-    match: Annotated[
-        Literal["strict", "robust", "constrained"],
-        Field(
-            description="which option a reply names. strict: by the published rules; robust: as a person would read it; constrained: "
-            "the reply is held to the options (open weights: the likeliest option)"
-        ),
-    ] = "robust",
+    mode: Asked = "mcqa",
+    match: Matching = "robust",
     form: Annotated[
         Literal["letter", "text"], Field(description="what a constrained reply is: the option's letter, or its text")
     ] = "letter",
