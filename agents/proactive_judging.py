@@ -23,7 +23,7 @@ from runner.nodes.proactive.judge import Aggregate, Bits, References, aggregate,
 from runner.nodes.proactive.matching import without_reasoning
 
 if TYPE_CHECKING:
-    from agents.proactive_open_steps import Judging
+    from agents.proactive_open_specs import Judging
 
 PURPOSE = "proactive.judge"
 RULES = "rules"

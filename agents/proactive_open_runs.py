@@ -12,7 +12,7 @@ from agents.proactive_asking import ChatAsker
 from agents.proactive_context import Wording
 from agents.proactive_judging import ModelJudge, OpenJudge, RuleJudge, judge_agreement
 from agents.proactive_open import OpenMode, OpenPlay, Verdict, open_rows
-from agents.proactive_open_steps import Judging
+from agents.proactive_open_specs import Judging
 from agents.proactive_runs import described, temperature_of
 from results.tables import arrow_table
 from runner.artifacts.proactive import ProactiveEpisodes, ProactiveSamples

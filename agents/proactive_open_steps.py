@@ -5,31 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from agents.openworld_steps import Probe, Sent, Side
+from agents.proactive_open_specs import Judging
 from agents.proactive_steps import Hint, Label, Scenarios, Seed, Split, own_texts
 from runner.artifacts.proactive import ProactiveEpisodes, ProactiveSamples
 from runner.context import StepContext
 from runner.models.base import ChatModel
 from runner.steps import Cost, step
-
-
-class Judging(BaseModel):
-    """How a model judges."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    reading: Annotated[
-        Literal["last_line", "reference", "constrained"],
-        Field(
-            description="last_line: bits on the last line, asked again where it cannot be read; reference: as the published code reads "
-            "replies, what cannot be read counts as no idea; constrained: the reply is held to a JSON Schema"
-        ),
-    ] = "last_line"
-    temperature: Annotated[float, Field(ge=0, le=2, description="of the judge")] = 0.0
-    max_tokens: Annotated[int, Field(ge=16, le=32_768, description="of a judgement, thoughts included")] = 4096
-    retries: Annotated[int, Field(ge=0, le=5, description="further questions where a reply cannot be read")] = 1
 
 
 def _cost(params: Mapping[str, Any]) -> Cost:

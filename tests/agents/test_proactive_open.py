@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from agents.proactive_judging import Judgement, judge_agreement
 from agents.proactive_open import chosen_option
-from agents.proactive_open_steps import Judging, open_ended
+from agents.proactive_open_specs import Judging
+from agents.proactive_open_steps import open_ended
 from runner.context import local_context
 from runner.errors import StepError
 from runner.nodes.proactive.env import make_env

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from runner.errors import UsageError
 from runner.nodes.proactive.dynamics import Dynamics, Frame, State, corrupt_position, dynamics_of
 from runner.nodes.proactive.matching import Match, MatchMode, Verdict, Verdicts, normal_form, verdicts, verdicts_of
+from runner.nodes.proactive.options import Kind, Option, option_kind
 from runner.nodes.proactive.records import SCENARIOS, Record, actions_named, is_abstention
 from runner.nodes.proactive.texts import Texts, load_texts
 
@@ -22,26 +23,8 @@ __all__ = [
     "shown_options",
 ]  # fmt: skip
 
-Kind = Literal["ask", "abstain", "category"]
 Mode = Literal["mcqa", "reference", "oeg"]
 OptionsMode = Literal["native", "foreign"]
-
-
-class Option(NamedTuple):
-    """``valid``: the right category (where it counts), or a request that helps now; ``action``: what the request asks for."""
-
-    text: str
-    kind: Kind
-    valid: bool
-    action: str | None
-
-
-def option_kind(option: Option) -> str:
-    """``ask_valid``, ``ask_invalid``, ``abstain``, ``category_true`` or ``category_false``: never shown to a policy."""
-    if option.kind == "abstain":
-        return "abstain"
-    names = ("ask_invalid", "ask_valid") if option.kind == "ask" else ("category_false", "category_true")
-    return names[option.valid]
 
 
 @dataclass(frozen=True)
@@ -249,12 +232,6 @@ class ProactiveEnv:
         """Actions of the record's own requests that help now, in their order."""
         possible = self.dynamics.possible(state)
         return tuple(action for action in dict.fromkeys(self._asks.values()) if action in possible)
-
-    def transition_table(self) -> Any:
-        """All views that can be reached, the kinds of their options, and where each leads: see ``exact.Table``."""
-        from runner.nodes.proactive.exact import table_of
-
-        return table_of(self)
 
     def reward(self, state: State, outcome: Outcome) -> float:
         """Of one answer. A request counts by its verdict, met or not; each costs ``turn_cost``."""

@@ -17,7 +17,7 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from runner.nodes.proactive.env import Option
+    from runner.nodes.proactive.options import Option
 
 MatchMode = Literal["strict", "robust", "constrained"]
 MatchKind = Literal["letter", "text", "both", "constrained", "mismatch", "conflict", "ambiguous"]

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from results.tables import arrow_table
-from runner.artifacts.proactive import GrpoLvlm, ProactiveSamples
+from runner.artifacts.proactive import GrpoLvlm
 from runner.context import StepContext
 from runner.errors import ModelRefused
-from runner.models.base import VisionLanguageModel
-from runner.nodes.finetuning.drawing import draws
 from runner.nodes.finetuning.learner import Learner, prepare
 from runner.nodes.finetuning.running import Trained
-from runner.nodes.finetuning.specs import Lora, Optim, Recipe
+from runner.nodes.finetuning.specs import Recipe
 from runner.nodes.finetuning.trainer import STATE, TrainLog, enough_memory
 from runner.nodes.finetuning.writing import write
-from runner.nodes.proactive.grpo_specs import GrpoSpec, RewardSpec
 from runner.nodes.proactive.pictures import FramePictures
+from runner.nodes.proactive.policy_job import PolicyJob, course_of
 from runner.nodes.proactive.policy_training import ADVICE, PolicyLog, PolicyTrainer
 from runner.nodes.proactive.rendering import render
 from runner.nodes.proactive.returns import Situation
@@ -28,32 +24,6 @@ from runner.nodes.proactive.samples import cases_of
 from runner.nodes.proactive.warming import situations
 
 GIB = 1 << 30
-
-
-@dataclass(frozen=True)
-class PolicyJob:
-    """A training to be done."""
-
-    model: VisionLanguageModel
-    samples: ProactiveSamples
-    label: str
-    form: str
-    reward: RewardSpec
-    grpo: GrpoSpec
-    lora: Lora
-    seed: int
-    scenarios: Sequence[str] | None
-    split: str
-    limit: int | None
-
-    @property
-    def optim(self) -> Optim:
-        """As the trainings of this project name it."""
-        g = self.grpo
-        return Optim(
-            lr=g.lr, schedule=g.schedule, warmup_ratio=g.warmup_ratio, weight_decay=g.weight_decay, precision=g.precision,
-            checkpointing=g.checkpointing, clip=g.max_norm,
-        )  # fmt: skip
 
 
 def learn(ctx: StepContext, job: PolicyJob, *, backend: str, merge: bool) -> GrpoLvlm:
@@ -84,13 +54,6 @@ def starts_of(job: PolicyJob) -> list[Situation]:
     """Where episodes begin, or single turns are asked."""
     cases = cases_of(job.samples, scenarios=job.scenarios, split=job.split, limit=job.limit, seed=job.seed)
     return situations(cases, "first" if job.grpo.turns == "multi" else job.grpo.frames)
-
-
-def course_of(starts: Sequence[Situation], spec: GrpoSpec, seed: int) -> list[list[Situation]]:
-    """The prompts of each step: all of them in turn, shuffled at every pass."""
-    steps = spec.steps or max(1, math.ceil(round(spec.passes * len(starts) / spec.prompts_per_step, 9)))
-    drawn = draws([""] * len(starts), steps * spec.prompts_per_step, seed).reshape(steps, -1)
-    return [[starts[int(i)] for i in row] for row in drawn]
 
 
 def trainer_of(job: PolicyJob, learner: Learner, starts: Sequence[Situation], state: Any) -> PolicyTrainer:

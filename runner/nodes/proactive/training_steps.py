@@ -95,7 +95,8 @@ def train(
     Reductions of the token losses: ``grpo`` mean over answers of the mean over tokens, ``bnpo`` over tokens of a part, ``dr_grpo`` over
     answers times the longest length, ``dapo`` over the tokens of the step.
     """
-    from runner.nodes.proactive.policy_run import PolicyJob, learn
+    from runner.nodes.proactive.policy_job import PolicyJob
+    from runner.nodes.proactive.policy_run import learn
 
     seed = ctx.seed if seed is None else seed
     if reward.ask > reward.correct:

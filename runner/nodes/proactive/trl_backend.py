@@ -19,7 +19,7 @@ from runner.nodes.proactive.returns import Situation, worth
 if TYPE_CHECKING:
     from runner.nodes.finetuning.learner import Learner
     from runner.nodes.proactive.grpo_specs import GrpoSpec, RewardSpec
-    from runner.nodes.proactive.policy_run import PolicyJob
+    from runner.nodes.proactive.policy_job import PolicyJob
 
 NAMES = {
     "reward_mean": "reward", "reward_std": "reward_std", "frac_zero_std": "frac_reward_zero_std", "kl": "kl", "entropy": "entropy",
@@ -39,7 +39,7 @@ def learn_with_trl(ctx: StepContext, job: PolicyJob, learner: Learner, starts: S
         raise StepError(
             f"backend: trl needs the package trl ({error})", hint="pip install trl, or take backend: native."
         ) from error
-    from runner.nodes.proactive.policy_run import course_of
+    from runner.nodes.proactive.policy_job import course_of
 
     course = [situation for step in course_of(starts, job.grpo, job.seed) for situation in step]
     rewards = Rewards(course, job.reward)
