@@ -25,12 +25,6 @@ class SingleTurnEnv(ProactiveEnv):
         super().__init__(*args)
         self.max_turns = 1
 
-    def clone(self) -> SingleTurnEnv:
-        """Another environment in the same state."""
-        twin = SingleTurnEnv(self.record, self.settings, self.texts)
-        twin._state = self._state
-        return twin
-
 
 def sample_row(
     record: Record,

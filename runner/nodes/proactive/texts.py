@@ -68,11 +68,7 @@ def load_texts(path: Path | None = None) -> Texts:
     """The packaged texts; those of ``path`` (YAML, the same keys) replace them one by one. Raises ``UsageError``."""
     if path is None:
         return _ours()
-    try:
-        with path.open("rb") as file:
-            told = _read(file.read(MAX_BYTES + 1), str(path))
-    except OSError as error:
-        raise UsageError(f"{path}: texts cannot be read: {error.strerror}") from error
+    told = read_own(path)
     merged: dict[str, Any] = _ours().model_dump()
     for key, value in told.items():
         merged[key] = merged[key] | value if isinstance(merged.get(key), Mapping) and isinstance(value, Mapping) else value  # fmt: skip
@@ -82,6 +78,15 @@ def load_texts(path: Path | None = None) -> Texts:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"{path}: {place}: {first['msg']}", hint=HINT) from error
+
+
+def read_own(path: Path) -> dict[str, Any]:
+    """A user's YAML of texts by key, bounded and without aliases. Raises ``UsageError``."""
+    try:
+        with path.open("rb") as file:
+            return _read(file.read(MAX_BYTES + 1), str(path))
+    except OSError as error:
+        raise UsageError(f"{path}: texts cannot be read: {error.strerror}") from error
 
 
 def _read(data: bytes, name: str) -> dict[str, Any]:

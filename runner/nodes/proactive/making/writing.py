@@ -9,23 +9,19 @@ from typing import Any
 import yaml
 
 from runner.errors import DataError
+from runner.nodes.proactive.texts import read_own
 
 OWN = Path(__file__).parent / "wording.yaml"
 Wording = Mapping[str, Any]
 
 
 def load_wording(path: Path | None) -> dict[str, Any]:
-    """Questions and requests; a file's keys take the place of ours. Raises ``DataError`` for one that is not like ours."""
+    """Questions and requests; a file's keys take the place of ours. Raises ``UsageError`` or
+    ``DataError`` for one that is not like ours."""
     own: dict[str, Any] = yaml.safe_load(OWN.read_text("utf8"))
     if path is None:
         return own
-    try:
-        given = yaml.safe_load(path.read_text("utf8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: not readable as YAML ({str(error)[:200]!r})") from error
-    if not isinstance(given, dict):
-        raise DataError(f"{path}: expected a mapping with {', '.join(own)}")
-    return _merged(own, given, str(path))
+    return _merged(own, read_own(path), str(path))
 
 
 def _merged(own: dict[str, Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
